@@ -1,0 +1,104 @@
+"""The contract between a model file and the harness.
+
+A model supplies two networks and two loss functions. Optimiser steps, EMA, precision and distribution live once, in
+`bench/training`, so that a difference between two rows is the model and never the script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gan:
+    """Two networks, freshly initialised from torch's global random generator, on torch's default device.
+
+    Attributes:
+        generator: z [b, latent_dim] float32 → images [b, 3, h, w], nominally in [-1, 1].
+        discriminator: images [b, 3, h, w] → logits [b, ...]; more than one logit per image is allowed.
+        latent_dim: width of z; z ~ N(0, I).
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent_dim: int
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise and its parts, all tensors, so that nothing is synchronised to be logged."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """The two loss functions of a model, penalties and augmentation included.
+
+    An implementation is a frozen dataclass of plain scalars and strings, so that a record can keep it. Both draw
+    their randomness from torch's global generators, which the trainer has seeded for the step. The generator's
+    forward pass is theirs too: `discriminator_loss` takes it without gradient.
+    """
+
+    def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor) -> Loss:
+        """real [b, 3, h, w] in [-1, 1] and z [b, latent_dim] → what the discriminator minimises."""
+        ...
+
+    def generator_loss(self, gan: Gan, z: Tensor) -> Loss:
+        """z [b, latent_dim] → what the generator minimises."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the authors train the model on one data set. Plain values: a record keeps every one of them.
+
+    Attributes:
+        num_images: images shown to the discriminator by the end of the training (`--preset publish` trains this long).
+        batch_size: images per optimiser step.
+        precision: `fp32`, `tf32` or `bf16`.
+        generator_lr, discriminator_lr, adam_betas, adam_eps: Adam's settings.
+        ema_decay: per step, from step 0 on; parameters and buffers.
+        objective: the two losses.
+        source: where these values are written down, and which of them are ours.
+    """
+
+    num_images: int
+    batch_size: int
+    precision: str = "fp32"
+    generator_lr: float
+    discriminator_lr: float
+    adam_betas: tuple[float, float]
+    adam_eps: float = 1e-8
+    ema_decay: float
+    objective: Objective
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanSpec:
+    """What a model file ends with.
+
+    Attributes:
+        title, year, paper, code, licence: who made it, where to read it, the reference code with its commit, and the
+            licence of that code.
+        attention: class and cost in tokens n, for example `additive, O(n)`.
+        resolutions: pixels per side → where that configuration comes from (`paper`, or `ours: …`).
+        sizes: named sizes; `paper` is the default and `tiny` trains on two CPU cores.
+        build: (resolution, size) → networks. Must work under `torch.device("meta")`.
+        recipe: (dataset name, resolution, size) → how to train it there.
+    """
+
+    title: str
+    year: int
+    paper: str
+    code: str
+    licence: str
+    attention: str
+    resolutions: Mapping[int, str]
+    sizes: tuple[str, ...] = field(default=("paper", "tiny"))
+    build: Callable[[int, str], Gan]
+    recipe: Callable[[str, int, str], Recipe]

@@ -1,0 +1,57 @@
+"""Shared fixtures: a model file small enough to train inside a test, lying outside the project as a user's would."""
+
+import textwrap
+
+import pytest
+
+SMALL_GAN = '''
+"""A GAN of a few thousand parameters, for tests."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models._spec import Gan, GanSpec, Loss, Recipe
+
+
+@dataclass(frozen=True)
+class Logistic:
+    weight: float = 1.0
+
+    def discriminator_loss(self, gan, real, z):
+        with torch.no_grad():
+            fake = gan.generator(z)
+        real_loss = F.softplus(-gan.discriminator(real)).mean()
+        fake_loss = F.softplus(gan.discriminator(fake)).mean()
+        return Loss(real_loss + fake_loss, {"real": real_loss, "fake": fake_loss})
+
+    def generator_loss(self, gan, z):
+        fake_loss = F.softplus(-gan.discriminator(gan.generator(z))).mean()
+        return Loss(fake_loss, {"fake": fake_loss})
+
+
+def build(resolution, size):
+    generator = nn.Sequential(nn.Linear(8, 4 * 16), nn.Unflatten(1, (4, 4, 4)), nn.Upsample(scale_factor=resolution // 4),
+                              nn.Conv2d(4, 3, 3, padding=1))
+    discriminator = nn.Sequential(nn.AvgPool2d(resolution // 8), nn.Flatten(), nn.Linear(3 * 64, 1))
+    return Gan(generator=generator, discriminator=discriminator, latent_dim=8)
+
+
+def recipe(dataset, resolution, size):
+    return Recipe(num_images=1000, batch_size=16, generator_lr=1e-3, discriminator_lr=1e-3, adam_betas=(0.0, 0.99),
+                  ema_decay=0.9, objective=Logistic(), source="tests")
+
+
+SPEC = GanSpec(title="Small GAN", year=2026, paper="none", code="none", licence="MIT", attention="none",
+               resolutions={32: "ours: for tests", 64: "ours: for tests"}, build=build, recipe=recipe)
+'''
+
+
+@pytest.fixture
+def small_gan(tmp_path):
+    """Path of a small model file."""
+    path = tmp_path / "small_gan.py"
+    path.write_text(textwrap.dedent(SMALL_GAN))
+    return path
