@@ -1,0 +1,99 @@
+"""One optimiser step of a GAN: discriminator, generator, moving average. Every model is trained by these lines.
+
+The moving average (EMA) runs from step 0 and copies buffers as well as parameters: batch-norm statistics matter once a
+generator has batch norm.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from bench.records import Precision
+from bench.training.randomness import derive_seed
+from models._spec import Gan, Loss, Recipe
+
+
+class Trainer:
+    """The state of a training run and its step.
+
+    Args:
+        gan: the two networks, on any device; they are moved.
+        recipe: optimiser settings, EMA decay and losses.
+        device: torch device.
+        precision: `bf16` runs the networks under autocast; parameters and optimiser stay in float32.
+        seed: every step reseeds torch from (seed, images shown), so a step does not depend on those before it.
+    """
+
+    def __init__(self, gan: Gan, recipe: Recipe, *, device: str, precision: Precision, seed: int) -> None:
+        self.gan = dataclasses.replace(
+            gan, generator=gan.generator.to(device).train(), discriminator=gan.discriminator.to(device).train()
+        )
+        self.ema = copy.deepcopy(self.gan.generator).eval().requires_grad_(False)
+        self.recipe = recipe
+        self.device = device
+        self.precision = precision
+        self.seed = seed
+        self.num_images_shown = 0
+        self._generator_optimiser = self._adam(self.gan.generator, recipe.generator_lr)
+        self._discriminator_optimiser = self._adam(self.gan.discriminator, recipe.discriminator_lr)
+
+    def step(self, real: Tensor) -> dict[str, Tensor]:
+        """One discriminator and one generator update on real [b, 3, h, w] in [-1, 1] → losses, detached, on the device.
+
+        Keys: `discriminator`, `generator` (totals), and each part as `discriminator_<part>`, `generator_<part>`.
+        """
+        torch.manual_seed(derive_seed(self.seed, "step", self.num_images_shown))
+        batch_size = real.shape[0]
+
+        # Discriminator
+        with self._autocast():
+            d_loss = self.recipe.objective.discriminator_loss(self.gan, real, self._latents(batch_size))
+        self._update(self._discriminator_optimiser, d_loss)
+
+        # Generator; the discriminator's weight gradients are not needed
+        self.gan.discriminator.requires_grad_(False)
+        with self._autocast():
+            g_loss = self.recipe.objective.generator_loss(self.gan, self._latents(batch_size))
+        self._update(self._generator_optimiser, g_loss)
+        self.gan.discriminator.requires_grad_(True)
+
+        # Moving average
+        update_ema(self.ema, self.gan.generator, self.recipe.ema_decay)
+        self.num_images_shown += batch_size
+        return _named("discriminator", d_loss) | _named("generator", g_loss)
+
+    def _latents(self, batch_size: int) -> Tensor:
+        return torch.randn(batch_size, self.gan.latent_dim, device=self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=True
+        )
+
+    def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
+        return torch.optim.Adam(
+            network.parameters(), lr=lr, betas=self.recipe.adam_betas, eps=self.recipe.adam_eps, fused=True
+        )
+
+    @staticmethod
+    def _update(optimiser: torch.optim.Optimizer, loss: Loss) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema ← decay · ema + (1 - decay) · network for parameters; buffers are copied."""
+    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
+    for averaged, buffer in zip(ema.buffers(), network.buffers(), strict=True):
+        averaged.copy_(buffer)
+
+
+def _named(network: str, loss: Loss) -> dict[str, Tensor]:
+    parts = {f"{network}_{name}": part.detach() for name, part in loss.parts.items()}
+    return {network: loss.total.detach(), **parts}

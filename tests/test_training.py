@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.catalog import find_model
+from bench.errors import BenchError, RecordError
+from bench.training.images import generate, grid_png, to_networks, to_uint8
+from bench.training.loop import LOG_EVERY_STEPS, train
+from bench.training.randomness import derive_seed, fixed_selection, latents, training_order
+from bench.training.step import Trainer, update_ema
+from bench.training.weights import load_weights, save_weights
+from bench.units import Budget
+
+
+class FewImages:
+    def __init__(self, n=40):
+        self.n, self.reads = n, []
+
+    def __len__(self):
+        return self.n
+
+    def read(self, indices):
+        self.reads.append(np.array(indices))
+        return np.stack([np.full((3, 32, 32), index, dtype=np.uint8) for index in indices])
+
+
+@pytest.fixture
+def trainer(small_gan):
+    model = find_model(str(small_gan))
+    torch.manual_seed(0)
+    return Trainer(model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="fp32", seed=3)
+
+
+def test_a_latent_depends_on_its_index_alone():
+    together = latents(5, 0, 10, 16)
+    assert torch.equal(together[4:7], latents(5, 4, 3, 16))
+    assert not torch.equal(together, latents(6, 0, 10, 16))
+    many = latents(0, 0, 2000, 16)
+    assert abs(many.mean()) < 0.02
+    assert abs(many.std() - 1) < 0.02
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_that_is_a_function_of_position():
+    whole = training_order(40, 7, 0, 120)
+    for epoch in range(3):
+        assert sorted(whole[40 * epoch : 40 * epoch + 40]) == list(range(40))
+    assert not np.array_equal(whole[:40], whole[40:80])
+    pieces = np.concatenate([training_order(40, 7, start, 12) for start in range(0, 120, 12)])
+    assert np.array_equal(whole, pieces)
+
+
+def test_seeds_of_different_purposes_differ():
+    assert len({derive_seed(seed, purpose, n) for seed in (0, 1) for purpose in "ab" for n in range(50)}) == 200
+
+
+def test_the_fixed_selection_is_distinct_and_the_same_for_everyone():
+    assert len(set(fixed_selection(1000, 100))) == 100
+    assert np.array_equal(fixed_selection(1000, 100), fixed_selection(1000, 100))
+    assert np.array_equal(fixed_selection(10, 100), np.arange(10))
+
+
+def test_uint8_survives_the_way_to_the_networks_and_back():
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 3, 16, 16)
+    assert np.array_equal(to_uint8(to_networks(levels, "cpu")), levels)
+    assert to_uint8(torch.tensor([-7.0, 7.0, 0.0]).reshape(1, 3, 1, 1)).ravel().tolist() == [0, 255, 128]
+
+
+def test_generated_images_do_not_depend_on_the_batch_size(trainer):
+    one = list(generate(trainer.ema, latent_dim=8, seed=1, count=10, batch_size=3, device="cpu"))
+    assert [len(batch) for batch in one] == [3, 3, 3, 1]
+    two = list(generate(trainer.ema, latent_dim=8, seed=1, count=10, batch_size=10, device="cpu"))
+    assert np.abs(np.concatenate(one).astype(int) - two[0]).max() <= 1
+
+
+def test_a_grid_holds_every_image_and_no_other_pixel():
+    png = grid_png(np.zeros((5, 3, 8, 8), dtype=np.uint8))
+    assert png.startswith(b"\x89PNG")
+
+
+def test_ema_averages_parameters_and_copies_buffers():
+    network, ema = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+        network.running_mean.fill_(5.0)
+    update_ema(ema, network, 0.9)
+    assert torch.allclose(ema.weight, torch.full((2,), 1.2))
+    assert torch.equal(ema.running_mean, network.running_mean)
+
+
+def test_a_step_is_one_adam_update_of_each_network_as_written_by_hand(trainer, small_gan):
+    model = find_model(str(small_gan))
+    torch.manual_seed(0)
+    gan = model.spec.build(32, "tiny")
+    recipe = model.spec.recipe("scenes", 32, "tiny")
+    ema = [parameter.detach().clone() for parameter in gan.generator.parameters()]
+    optimisers = [torch.optim.Adam(each.parameters(), 1e-3, (0.0, 0.99)) for each in (gan.discriminator, gan.generator)]
+    real = torch.rand(16, 3, 32, 32)
+    for step in range(3):
+        trainer.step(real)
+        torch.manual_seed(derive_seed(3, "step", 16 * step))
+        for optimiser, loss in zip(optimisers, ("d", "g"), strict=True):
+            z = torch.randn(16, 8)
+            objective = recipe.objective
+            value = objective.discriminator_loss(gan, real, z) if loss == "d" else objective.generator_loss(gan, z)
+            optimiser.zero_grad()
+            value.total.backward()
+            optimiser.step()
+        ema = [0.9 * old + 0.1 * new.detach() for old, new in zip(ema, gan.generator.parameters(), strict=True)]
+    for ours, plain in zip(trainer.gan.generator.parameters(), gan.generator.parameters(), strict=True):
+        assert torch.allclose(ours, plain, atol=1e-6)
+    for ours, plain in zip(trainer.ema.parameters(), ema, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-6)
+
+
+def test_bf16_runs_the_networks_under_autocast_and_keeps_parameters_in_float32(small_gan):
+    model = find_model(str(small_gan))
+    trainer = Trainer(model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="bf16", seed=0)
+    seen = []
+    trainer.gan.discriminator[2].register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    trainer.step(torch.rand(4, 3, 32, 32))
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in trainer.gan.generator.parameters()} == {torch.float32}
+
+
+def run_loop(trainer, tmp_path, budget, images=None):
+    moments = []
+    times = train(
+        trainer,
+        images or FewImages(),
+        budget=budget,
+        batch_size=8,
+        log_path=tmp_path / "train.jsonl",
+        snapshot=lambda times: moments.append((trainer.num_images_shown, times.train_s)),
+    )
+    return moments, times, [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+
+
+def test_the_loop_stops_at_its_images_and_takes_snapshots_at_quarters(trainer, tmp_path):
+    moments, times, log = run_loop(trainer, tmp_path, Budget(num_images=8 * 40))
+    assert [shown for shown, _ in moments] == [0, 80, 160, 240, 320]
+    assert log[-1]["images_shown"] == 320
+    assert all(line["images_shown"] % (8 * LOG_EVERY_STEPS) == 0 for line in log)
+    assert moments[-1][1] == times.train_s
+    assert 0 <= times.data_wait_s <= times.train_s
+
+
+def test_the_loop_stops_at_its_seconds(trainer, tmp_path):
+    _, times, log = run_loop(trainer, tmp_path, Budget(duration_s=0.3))
+    assert times.train_s >= 0.3
+    assert log[-1]["duration_s"] == times.train_s
+
+
+def test_images_come_in_the_order_of_the_sampler(trainer, tmp_path):
+    images = FewImages()
+    run_loop(trainer, tmp_path, Budget(num_images=80), images)
+    shown = np.concatenate(images.reads)[:80]
+    assert np.array_equal(shown, training_order(40, 3, 0, 80))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(trainer, tmp_path):
+    with torch.no_grad():
+        trainer.gan.discriminator[2].weight.fill_(float("nan"))
+    with pytest.raises(BenchError, match="not finite"):
+        run_loop(trainer, tmp_path, Budget(num_images=800))
+
+
+def test_weights_come_back_the_same_and_another_network_is_refused(trainer, tmp_path):
+    path = tmp_path / "ema.safetensors"
+    save_weights(path, trainer.ema, {"run_id": "x"})
+    with torch.no_grad():
+        before = trainer.ema[0].weight.clone()
+        trainer.ema[0].weight.zero_()
+    load_weights(path, trainer.ema)
+    assert torch.equal(trainer.ema[0].weight, before)
+    with pytest.raises(RecordError, match="do not fit"):
+        load_weights(path, nn.Linear(2, 2))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(RecordError, match="do not fit"):
+        load_weights(path, trainer.ema)
+    with pytest.raises(RecordError, match="cannot be read"):
+        load_weights(tmp_path / "absent.safetensors", trainer.ema)
