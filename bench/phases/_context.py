@@ -1,0 +1,168 @@
+"""What a phase is given and what it gives back; and how long and how often each preset measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from bench.catalog import METRICS, FoundDataset, FoundModel
+from bench.datasets._spec import Images, OpenDataset
+from bench.meters._spec import Meter
+from bench.metrics._spec import MetricSpec
+from bench.records import (
+    CurvePoint,
+    PhaseName,
+    PhaseResult,
+    PhaseStatus,
+    Precision,
+    PresetName,
+    Quantity,
+    RunSpec,
+    Window,
+)
+from bench.store import RunFolder
+from bench.training.randomness import derive_seed
+from bench.units import Budget
+from models._spec import Gan, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How long and how often a timed phase measures.
+
+    Attributes:
+        warmup_s: the real work is repeated at least this long (and 3 times) before the first window that counts.
+        min_window_s: a window chains iterations until it is about this long.
+        num_windows: fewest and most windows; equal numbers mean a fixed count and no stop rule.
+        target_half_width: stop once the median's 95 % interval is within ± this share; reaching the most windows
+            or the time cap before that makes the phase inconclusive.
+        max_duration_s: cap of one series of windows, warm-up apart; one window is always measured.
+        num_latency_samples: single calls timed for the latency.
+        train_for: default training budget; None is the recipe's number of images.
+    """
+
+    warmup_s: float
+    min_window_s: float
+    num_windows: tuple[int, int]
+    target_half_width: float | None
+    max_duration_s: float
+    num_latency_samples: int
+    train_for: str | None
+    is_publishable: bool
+
+
+# Windows of at least 0.2 s keep the timer's share under 0.1 %; p99 would need 300 latency samples (measurement rules
+# of this project, METHODS in README).
+PRESETS: dict[PresetName, Preset] = {
+    "smoke": Preset(
+        warmup_s=0.5,
+        min_window_s=0.2,
+        num_windows=(12, 12),
+        target_half_width=None,
+        max_duration_s=30,
+        num_latency_samples=30,
+        train_for="10s",
+        is_publishable=False,
+    ),
+    "standard": Preset(
+        warmup_s=3,
+        min_window_s=1,
+        num_windows=(12, 60),
+        target_half_width=0.01,
+        max_duration_s=180,
+        num_latency_samples=300,
+        train_for="5min",
+        is_publishable=True,
+    ),
+    "publish": Preset(
+        warmup_s=30,
+        min_window_s=10,
+        num_windows=(12, 60),
+        target_half_width=0.01,
+        max_duration_s=1200,
+        num_latency_samples=1000,
+        train_for=None,
+        is_publishable=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A settled RunSpec with everything its words stand for; nothing in it is None that the spec can say.
+
+    Attributes:
+        spec: every field settled.
+        dataset: the opened data set; None with `no_data`.
+    """
+
+    spec: RunSpec
+    resolution: int
+    batch_size: int
+    precision: Precision
+    device: str
+    model: FoundModel
+    recipe: Recipe
+    found_dataset: FoundDataset
+    dataset: OpenDataset | None
+    budget: Budget
+    preset: Preset
+
+    def build(self, device: str) -> Gan:
+        """The networks, initialised on the CPU from the run's seed whatever the device, so devices start equal."""
+        if device == "meta":
+            with torch.device("meta"):
+                return self.model.spec.build(self.resolution, self.spec.size)
+        torch.manual_seed(derive_seed(self.spec.seed, "initialisation"))
+        gan = self.model.spec.build(self.resolution, self.spec.size)
+        return Gan(
+            generator=gan.generator.to(device),
+            discriminator=gan.discriminator.to(device),
+            latent_dim=gan.latent_dim,
+        )
+
+    def build_generator(self, device: str) -> tuple[nn.Module, int]:
+        """The generator alone, in eval mode, and the width of its latent."""
+        gan = self.build(device)
+        return gan.generator.eval(), gan.latent_dim
+
+    def metrics(self) -> list[MetricSpec]:
+        """Every metric that applies to the data set."""
+        every = [METRICS.load(name) for name in METRICS.names()]
+        return [metric for metric in every if metric.why_not(self.found_dataset.name) is None]
+
+    def real_batch(self) -> Images:
+        """One batch to measure a step on: of the data set, or random images of its shape with `no_data`."""
+        if self.dataset is not None:
+            return self.dataset.train.read(np.arange(self.batch_size) % len(self.dataset.train))
+        random = np.random.default_rng(self.spec.seed)
+        return random.integers(0, 256, (self.batch_size, 3, self.resolution, self.resolution), dtype=np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a phase works with; `done` holds the phases that are already in the record."""
+
+    question: Question
+    folder: RunFolder
+    meters: dict[str, Meter]
+    done: dict[PhaseName, PhaseResult]
+    say: Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a phase found; the runner adds the phase's name, when it began and how long it took."""
+
+    status: PhaseStatus = "ok"
+    reason: str = ""
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    protocol: dict[str, JsonValue] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    windows: list[Window] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)

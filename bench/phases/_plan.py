@@ -1,0 +1,121 @@
+"""What a run is about to do, printed before it starts: every settled choice, minutes, disk.
+
+The minutes are rough: MACs counted on `meta`, over a third of the rate of a 1024 × 1024 matrix product on the device
+(a share that is ours, from experience with small networks, not a measurement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from bench.phases._context import Question
+from bench.phases.cost import count_macs, count_params
+from bench.records import PhaseName
+from bench.training.loop import SNAPSHOT_FRACTIONS
+from bench.units import format_bytes, format_duration
+
+_EXPECTED_SHARE_OF_PEAK = 1 / 3
+# One step: generator forward twice and backward once (2 forwards' worth); discriminator forward three times, backward
+# three times, and the penalty's double backward (about 3 forwards' worth).
+_GENERATOR_FORWARDS_PER_STEP = 4
+_DISCRIMINATOR_FORWARDS_PER_STEP = 12
+_METRIC_S_PER_IMAGE = 3e-3
+_START_UP_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Estimates of one run.
+
+    Attributes:
+        phase_s: estimated seconds of each phase that is still to do.
+        disk_bytes: estimated bytes written.
+    """
+
+    run_id: str
+    question: Question
+    phase_s: dict[PhaseName, float]
+    kept: tuple[PhaseName, ...]
+    disk_bytes: int
+
+    def text(self) -> str:
+        """The plan for a person."""
+        question, spec = self.question, self.question.spec
+        configuration = question.model.spec.resolutions[question.resolution]
+        smoke = "" if question.preset.is_publishable else " (not publishable)"
+        data = "random images of its shape (--no-data)" if spec.no_data else question.found_dataset.spec.title
+        lines = [
+            f"Run {self.run_id}",
+            f"  model       {question.model.name}, size {spec.size}, {question.resolution} px ({configuration})",
+            f"  data        {spec.dataset}: {data}",
+            f"  step        batch size {question.batch_size}, {question.precision}, {question.device}",
+            f"  recipe      {question.recipe.source}",
+            f"  measuring   seed {spec.seed}, preset {spec.preset}{smoke}; training for {spec.train_for}",
+        ]
+        if self.kept:
+            lines.append(f"  kept        {', '.join(self.kept)} (measured before; --fresh starts over)")
+        todo = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in self.phase_s.items())
+        total = format_duration(sum(self.phase_s.values()) + _START_UP_S)
+        lines.append(f"  to do       {todo or 'nothing'}")
+        lines.append(f"  estimate    {total} (rough), {format_bytes(self.disk_bytes)} of disk")
+        return "\n".join(lines)
+
+
+def make_plan(question: Question, run_id: str, *, todo: Sequence[PhaseName], kept: Sequence[PhaseName]) -> Plan:
+    """Estimate the phases in `todo`."""
+    gan = question.build("meta")
+    macs_g, _ = count_macs(gan.generator, torch.empty(1, gan.latent_dim, device="meta"))
+    image = torch.empty(1, 3, question.resolution, question.resolution, device="meta")
+    macs_d, _ = count_macs(gan.discriminator, image)
+    macs_per_s = _matmul_macs_per_s(question.device) * _EXPECTED_SHARE_OF_PEAK
+    image_s = macs_g / macs_per_s
+    step_s = (_GENERATOR_FORWARDS_PER_STEP * macs_g + _DISCRIMINATOR_FORWARDS_PER_STEP * macs_d) / macs_per_s
+    every = {
+        "cost": 0.5,
+        "generate": _windows_s(question, image_s * question.batch_size)
+        + min(question.preset.num_latency_samples * image_s, question.preset.max_duration_s),
+        "train_step": _windows_s(question, step_s * question.batch_size),
+        "train": question.budget.duration_s or (question.budget.num_images or 0) * step_s,
+        "quality": _quality_s(question, image_s),
+    }
+    if question.dataset is None:
+        every |= {"train": 0.0, "quality": 0.0}
+    weights_bytes = 4 * count_params(gan.generator)
+    num_snapshots = len(SNAPSHOT_FRACTIONS) if "train" in todo and question.dataset is not None else 0
+    grid_bytes = 64 * 3 * question.resolution**2
+    return Plan(
+        run_id=run_id,
+        question=question,
+        phase_s={phase: every[phase] for phase in todo},
+        kept=tuple(kept),
+        disk_bytes=num_snapshots * (weights_bytes + grid_bytes) + 2**20,
+    )
+
+
+def _windows_s(question: Question, call_s: float) -> float:
+    """Seconds of one series of windows with its warm-up."""
+    preset = question.preset
+    window_s = max(preset.min_window_s, call_s)
+    return max(preset.warmup_s, 3 * call_s) + min(preset.num_windows[0] * window_s, preset.max_duration_s)
+
+
+def _quality_s(question: Question, image_s: float) -> float:
+    num_images = max((metric.num_images for metric in question.metrics()), default=0)
+    num_sets = len(SNAPSHOT_FRACTIONS) + 2  # the snapshots, real train images, the reference
+    return num_images * (len(SNAPSHOT_FRACTIONS) * image_s + num_sets * _METRIC_S_PER_IMAGE)
+
+
+def _matmul_macs_per_s(device: str) -> float:
+    """The best of five products of 1024 × 1024 float32 matrices."""
+    side = 1024
+    left, right = torch.ones(side, side, device=device), torch.ones(side, side, device=device)
+    best_s = float("inf")
+    for _ in range(5):
+        started = perf_counter()
+        float((left @ right)[0, 0])  # reading one value waits for the device
+        best_s = min(best_s, perf_counter() - started)
+    return side**3 / best_s

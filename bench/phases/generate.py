@@ -1,0 +1,72 @@
+"""How fast the trained networks' shape makes images: throughput at the batch size, latency at batch 1, peak memory.
+
+Compute does not depend on what the weights are or what the images show, so freshly initialised weights are timed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bench.phases._context import Context, Outcome
+from bench.phases._windows import (
+    TimedWork,
+    counted,
+    measure_latency,
+    measure_throughput,
+    peak_memory,
+    rate,
+    verdict,
+    window_protocol,
+)
+from bench.records import Quantity, Window, unknown
+from bench.stats import quantile_quantity
+from bench.training.randomness import latents
+
+_MIN_SAMPLES_FOR_P99 = 300
+
+
+@torch.no_grad()
+def measure(context: Context) -> Outcome:
+    """Quantities `generate_images_per_s`, `generate_latency_ms_p50`, `…_p99`, `generate_peak_memory_bytes`."""
+    question = context.question
+    generator, latent_dim = question.build_generator(question.device)
+    z_batch = latents(question.spec.seed, 0, question.batch_size, latent_dim).to(question.device)
+    z_single = z_batch[:1]
+    device_type = torch.device(question.device).type
+
+    def timed(series: str, z: torch.Tensor) -> TimedWork:
+        return TimedWork(
+            series=series,
+            work=lambda: generator(z),
+            num_units=len(z),
+            device=question.device,
+            meters=context.meters,
+        )
+
+    with torch.autocast(device_type, dtype=torch.bfloat16, enabled=question.precision == "bf16"):
+        batches = measure_throughput(timed("generate.batch", z_batch), question.preset)
+        singles = measure_latency(timed("generate.latency", z_single), question.preset)
+    throughput = rate(batches, "generate.batch")
+    status, reason = verdict({"generate_images_per_s": throughput}, question.preset)
+    return Outcome(
+        status=status,
+        reason=reason,
+        quantities={
+            "generate_images_per_s": throughput,
+            "generate_latency_ms_p50": _latency_ms(singles, 0.5),
+            "generate_latency_ms_p99": _latency_ms(singles, 0.99),
+            "generate_peak_memory_bytes": peak_memory(batches),
+        },
+        protocol=window_protocol(batches + singles, question.preset) | {"batch_size": question.batch_size},
+        windows=batches + singles,
+    )
+
+
+def _latency_ms(windows: list[Window], probability: float) -> Quantity:
+    """A quantile of single calls in milliseconds; p99 only from 300 samples up."""
+    samples_ms = [window.duration_s * 1000 for window in counted(windows, "generate.latency")]
+    source = "perf_counter around one synchronised call at batch 1"
+    if probability > 0.5 and len(samples_ms) < _MIN_SAMPLES_FOR_P99:
+        note = f"needs {_MIN_SAMPLES_FOR_P99} samples, this preset took {len(samples_ms)}"
+        return unknown("ms", note, source=source)
+    return quantile_quantity(samples_ms, unit="ms", source=source, probability=probability)
