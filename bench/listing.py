@@ -1,0 +1,106 @@
+"""Tables for a terminal: what can be asked for (`bench list`), and what this machine can measure (`bench doctor`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tabulate import tabulate
+
+from bench.catalog import DATASETS, METERS, METRICS, MODELS
+from bench.errors import MissingDataError
+from bench.machine import look, settle_device
+from bench.units import format_bytes
+
+
+def models() -> str:
+    """Every model: title, attention, resolutions and where their configurations come from, licence of the reference."""
+    rows = []
+    for name in MODELS.names():
+        spec = MODELS.load(name)
+        resolutions = ", ".join(
+            f"{pixels}{'' if origin == 'paper' else '*'}" for pixels, origin in sorted(spec.resolutions.items())
+        )
+        rows.append(
+            [name, f"{spec.title} ({spec.year})", spec.attention, resolutions, ", ".join(spec.sizes), spec.licence]
+        )
+    headers = ["model", "title", "attention", "resolutions", "sizes", "licence of the reference"]
+    return _table(headers, rows) + "\n* ours, not the authors' configuration"
+
+
+def datasets() -> str:
+    """Every data set: title, resolutions, licence, and whether its files are here."""
+    rows = []
+    for name in DATASETS.names():
+        spec = DATASETS.load(name)
+        word = f"{name}:PATH" if spec.takes_path else name
+        resolutions = ", ".join(str(pixels) for pixels in spec.resolutions)
+        rows.append([word, spec.title, resolutions, spec.licence, "by path" if spec.takes_path else _presence(name)])
+    return _table(["data set", "title", "resolutions", "licence", "here"], rows)
+
+
+def meters() -> str:
+    """Every meter: what it reads, and why this machine cannot read it where it cannot."""
+    rows = []
+    for name in METERS.names():
+        spec = METERS.load(name)
+        rows.append([name, spec.title, ", ".join(spec.readings), spec.why_unavailable() or "usable"])
+    return _table(["meter", "title", "readings", "here"], rows)
+
+
+def metrics() -> str:
+    """Every metric's figures: unit, which way is better, what it means, how many images its protocol asks for."""
+    rows = []
+    for name in METRICS.names():
+        spec = METRICS.load(name)
+        for figure_name, figure in spec.figures.items():
+            better = figure.better or "neither"
+            rows.append([name, figure_name, figure.unit, better, spec.num_images, figure.meaning])
+    return _table(["metric", "figure", "unit", "better", "images", "meaning"], rows)
+
+
+def doctor() -> str:
+    """The machine, its meters, what cannot be measured here and why, and which data sets are here."""
+    device = settle_device(None)
+    machine = look(device)
+    gpus = ", ".join(machine.gpus) or "none (torch sees no CUDA device)"
+    cpu_limit = "none" if machine.container_cpu_limit is None else f"{machine.container_cpu_limit:g} cores"
+    memory_limit = machine.container_memory_limit_bytes
+    facts = [
+        ["python, torch", f"{machine.python}, {machine.torch} ({machine.num_torch_threads} threads)"],
+        ["processor", f"{machine.cpu}, {machine.num_cpu_cores} cores; container limit: {cpu_limit}"],
+        ["memory", f"{format_bytes(machine.memory_bytes)}; container limit: {_bytes_or_none(memory_limit)}"],
+        ["GPU", gpus],
+        [
+            "driver, CUDA",
+            f"{machine.driver or 'no NVIDIA driver answers'}, torch built for {machine.cuda or 'CPU only'}",
+        ],
+        ["precisions", "fp32, bf16" + (", tf32" if device != "cpu" else " (tf32 needs an NVIDIA GPU)")],
+        ["energy, CO2", "not measured: this version has no energy meter"],
+        ["device used", f"{device} unless --device says otherwise; bf16 supported: {_has_bf16(device)}"],
+    ]
+    return "\n\n".join([tabulate(facts, tablefmt="plain"), meters(), datasets()])
+
+
+def _has_bf16(device: str) -> str:
+    if device == "cpu":
+        return "yes (speed depends on the processor)"
+    return "yes" if torch.cuda.is_bf16_supported() else "no"
+
+
+def _bytes_or_none(num_bytes: int | None) -> str:
+    return "none" if num_bytes is None else format_bytes(num_bytes)
+
+
+def _presence(name: str) -> str:
+    spec = DATASETS.load(name)
+    try:
+        spec.open(spec.default_resolution, None)
+    except MissingDataError:
+        return "no"
+    return "yes"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    text: str = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=44)
+    return text

@@ -1,0 +1,232 @@
+"""THE MAIN PATH: `run(spec) -> Record`. A question in, an answer out, on disk phase by phase.
+
+A finished phase is on disk at once. Asked the same again, the runner does only what is missing. A failure is a record
+with its reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from types import ModuleType
+
+import torch
+
+from bench import __version__
+from bench.catalog import METERS
+from bench.errors import BenchError, StorageError
+from bench.machine import look, set_backend
+from bench.meters._spec import Meter
+from bench.phases import cost, generate, quality, train, train_step
+from bench.phases._context import Context, Outcome, Question
+from bench.phases._plan import Plan, make_plan
+from bench.phases._settle import run_id_of, settle
+from bench.records import (
+    PHASES,
+    DatasetFacts,
+    Finding,
+    Machine,
+    ModelFacts,
+    PhaseName,
+    PhaseResult,
+    PhaseStatus,
+    Record,
+    RunSpec,
+    status_of,
+)
+from bench.store import RunFolder, write_atomically
+
+_PHASE_MODULES: dict[PhaseName, ModuleType] = {
+    "cost": cost,
+    "generate": generate,
+    "train_step": train_step,
+    "train": train,
+    "quality": quality,
+}
+_TRY_AGAIN: tuple[PhaseStatus, ...] = ("failed", "oom", "timeout")
+
+
+def _silent(_: str) -> None:
+    """Say nothing: the default of a call from Python."""
+
+
+def run(
+    spec: RunSpec,
+    *,
+    results: Path | str = "results",
+    phases: Sequence[PhaseName] = PHASES,
+    fresh: bool = False,
+    say: Callable[[str], None] = _silent,
+) -> Record:
+    """Answer the question, or what is missing of the answer.
+
+    Args:
+        spec: the question.
+        results: folder of all runs; the run's own folder is made in it.
+        phases: which phases to do now; the others stay as they are in the record.
+        fresh: forget what was measured before.
+        say: where sentences for a person go (the plan, the progress of the phases).
+
+    Returns:
+        The record as it is on disk. Its status says whether a phase failed; a failed phase does not raise.
+
+    Raises:
+        BenchError: the question cannot be asked, or the folder cannot be written.
+    """
+    # The question, settled
+    question = settle(spec)
+    backend = set_backend(question.precision)
+    machine = look(question.device)
+    run_id = run_id_of(question, machine)
+    folder = RunFolder(Path(results), run_id)
+    with folder.locked(say):
+        # What is there already
+        if fresh:
+            folder.clear()
+        record = folder.read() or _new_record(question, run_id, machine=machine)
+        todo, kept = _split(record, phases)
+        say(make_plan(question, run_id, todo=todo, kept=kept).text())
+        meters = open_meters(question.device)
+        # Phase by phase; each is on disk before the next begins
+        for name in todo:
+            say(f"{name} …")
+            context = Context(question=question, folder=folder, meters=meters, done=record.phases, say=say)
+            started_at, started = _now(), perf_counter()
+            outcome = _attempt(name, context)
+            if outcome.windows:
+                outcome.artifacts["windows"] = folder.write_windows(name, outcome.windows)
+            result = PhaseResult(
+                phase=name,
+                status=outcome.status,
+                reason=outcome.reason,
+                started_at=started_at,
+                duration_s=perf_counter() - started,
+                quantities=outcome.quantities,
+                protocol=outcome.protocol | {"backend": backend, "meters": [*sorted(meters)]},
+                artifacts=outcome.artifacts,
+            )
+            record = _with_phase(record, result, outcome)
+            folder.write(record)
+            say(f"{name}: {result.status}{f' ({result.reason})' if result.reason else ''}")
+    return record
+
+
+def plan(spec: RunSpec, *, results: Path | str = "results", phases: Sequence[PhaseName] = PHASES) -> Plan:
+    """What `run` would do, without doing or writing any of it. Raises as `run` does."""
+    question = settle(spec)
+    run_id = run_id_of(question, look(question.device))
+    folder = RunFolder(Path(results), run_id)
+    record = folder.read()
+    todo, kept = _split(record, phases) if record else (list(phases), [])
+    return make_plan(question, run_id, todo=todo, kept=kept)
+
+
+def open_meters(device: str) -> dict[str, Meter]:
+    """Every meter this machine can read, by name."""
+    specs = {name: METERS.load(name) for name in METERS.names()}
+    return {name: spec.open(device) for name, spec in specs.items() if spec.why_unavailable() is None}
+
+
+def _split(record: Record, phases: Sequence[PhaseName]) -> tuple[list[PhaseName], list[PhaseName]]:
+    """(phases still to do, phases the record already answers) of those asked for, in the order of PHASES."""
+    todo: list[PhaseName] = []
+    kept: list[PhaseName] = []
+    for name in PHASES:
+        if name not in phases:
+            continue
+        done = record.phases.get(name)
+        # quality that was skipped because the training was missing is due once the training is there
+        is_stale = done is not None and done.status == "skipped" and not record.spec.no_data
+        (todo if done is None or done.status in _TRY_AGAIN or is_stale else kept).append(name)
+    return todo, kept
+
+
+def _attempt(name: PhaseName, context: Context) -> Outcome:
+    """Run one phase; whatever goes wrong in it becomes its outcome, with the reason."""
+    try:
+        outcome: Outcome = _PHASE_MODULES[name].measure(context)
+    except StorageError:
+        raise  # nothing could be recorded anyway; the sentence is for the user
+    except BenchError as error:
+        outcome = Outcome(status="failed", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - the one boundary: a failed run, by a model of any origin, is a record
+        batch_size = context.question.batch_size
+        if _is_out_of_memory(error):
+            outcome = Outcome(
+                status="oom", reason=f"out of memory at batch size {batch_size}; try a smaller --batch-size"
+            )
+        else:
+            trace = f"error-{name}.txt"
+            write_atomically(context.folder.path / trace, traceback.format_exc().encode())
+            summary = (str(error).strip() or "no message").splitlines()[0]
+            reason = f"{type(error).__name__}: {summary}"
+            outcome = Outcome(status="failed", reason=reason, artifacts={"traceback": trace})
+    gc.collect()
+    if context.question.device != "cpu":
+        torch.cuda.empty_cache()
+    return outcome
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA raises its own class; on a CPU torch raises a RuntimeError that says so, NumPy a MemoryError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _with_phase(record: Record, result: PhaseResult, outcome: Outcome) -> Record:
+    """The record with that phase's result in it."""
+    phases = record.phases | {result.phase: result}
+    ordered = {name: phases[name] for name in PHASES if name in phases}
+    curve = tuple(outcome.curve) if result.phase == "quality" else record.curve
+    return record.model_copy(update={"phases": ordered, "curve": curve, "status": status_of(ordered)})
+
+
+def _new_record(question: Question, run_id: str, *, machine: Machine) -> Record:
+    model, data = question.model.spec, question.found_dataset.spec
+    return Record(
+        run_id=run_id,
+        harness_version=__version__,
+        created_at=_now(),
+        spec=question.spec,
+        machine=machine,
+        model=ModelFacts(
+            title=model.title,
+            year=model.year,
+            paper=model.paper,
+            code=model.code,
+            licence=model.licence,
+            attention=model.attention,
+            configuration=model.resolutions[question.resolution],
+            source_hash=question.model.source_hash,
+        ),
+        dataset=DatasetFacts(
+            title=data.title,
+            source=data.source,
+            licence=data.licence,
+            protocol={} if question.dataset is None else question.dataset.protocol,
+        ),
+        recipe=json.loads(json.dumps(dataclasses.asdict(question.recipe))),
+        validity=_findings(question, machine),
+    )
+
+
+def _findings(question: Question, machine: Machine) -> tuple[Finding, ...]:
+    """What a reader must know about the record's worth, as far as it is known beforehand."""
+    findings = []
+    if not question.preset.is_publishable:
+        detail = "measured briefly; not publishable; use --preset standard or publish"
+        findings.append(Finding(rule="preset", level="warning", detail=detail))
+    if machine.git_dirty:
+        findings.append(Finding(rule="dirty_tree", level="note", detail="the checkout had uncommitted changes"))
+    return tuple(findings)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
