@@ -1,0 +1,268 @@
+"""`report.md`: what was measured, one comparison per data set and resolution, the pictures, and where each row is from.
+
+Quality is only ever put side by side within one data set at one resolution; nothing is ranked here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from pydantic import JsonValue
+
+from bench.records import Quantity, Record
+from bench.report.notation import UNKNOWN, format_quantity, markdown_text, shortened
+from bench.report.rows import (
+    COST_COLUMNS,
+    QUALITY_COLUMNS,
+    SPEED_COLUMNS,
+    data_name,
+    model_name,
+    setting_name,
+    short_ids,
+    sort_key,
+    status_reason,
+    why_not_publishable,
+    why_unknown,
+)
+from bench.units import format_bytes
+
+_REASON_CHARS = 160
+_COMPANIONS = ("_real", "_untrained")
+# What the quality phase notes beside its metrics' protocols: it decides no pixel and no score.
+_NO_PART_OF_A_PROTOCOL = ("backend", "meters", "score_duration_s")
+_BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
+
+HOW_TO_READ = """\
+* `12.34(5)` is 12.34 with an uncertainty of 5 in its last digit, 0.05: the half-width of the 95 % interval, of
+  its wider side where the two differ. A figure without parentheses is an exact count or a single reading.
+* `—` is not known; the reason is below the table. `[estimated]`, `[simulated]` and `[attributed]` figures were not
+  measured. Everything else was measured, or computed from what was.
+* **smoke** runs are too short to be published: they show that everything works.
+* Quality stands beside what real images of the same data set get under the same protocol (`real`, the floor of a
+  distance and the ceiling of a count) and, where known, what the untrained generator gets. `rfd_v1` is a distance
+  between random features, lower is better; it is no FID. It is also given as a multiple of its floor.
+* *(ours)* behind a model's name: its authors published no configuration for this resolution; it is ours.
+* Compare quality only within one table and between rows of the same protocol letter. Speed and cost depend on the shape
+  of the images and not on what they show; compare them between rows of the same machine.
+* Rows are sorted by name. The order is no ranking.
+"""
+
+
+@dataclass(frozen=True)
+class PictureNote:
+    """A picture as the report speaks of it; `file` is None where there was nothing to draw and `caption` says why."""
+
+    title: str
+    file: str | None
+    caption: str
+
+
+def report_markdown(records: Sequence[Record], pictures: Sequence[PictureNote], problems: Sequence[str]) -> str:
+    """The whole report as Markdown text.
+
+    Args:
+        records: all runs that could be read.
+        pictures: in the order to show them.
+        problems: one sentence per record or log that could not be read.
+    """
+    records = sorted(records, key=sort_key)
+    names = dict(zip((record.run_id for record in records), short_ids(records), strict=True))
+    machines = _letters("M", (_machine_text(record) for record in records))
+    broken = "; the end lists what could not be read" if problems else ""
+    blocks = [
+        "# What these GANs cost, and what they give",
+        f"Made by `bench report` from {len(records)} stored runs{broken}. The next report replaces this file.",
+        "## How to read this",
+        HOW_TO_READ.rstrip(),
+        "## Machines",
+        _bullets(f"**{letter}** {markdown_text(text)}" for text, letter in machines.items() if text) or "No runs yet.",
+        "## Runs",
+    ]
+    for data, group in groupby(records, key=data_name):
+        members = list(group)
+        blocks += [f"### {markdown_text(data)}", *_comparison(members, names, machines)]
+    blocks += ["## Pictures", *(_picture(note) for note in pictures)]
+    blocks += ["## Where each row is from", *(_provenance(record, names[record.run_id]) for record in records)]
+    if problems:
+        blocks += ["## What could not be read", _bullets(markdown_text(problem) for problem in problems)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict[str, str]) -> list[str]:
+    """Cost and speed, quality, and the reasons of what is unknown, for the runs on one data set at one resolution."""
+    figures = [*COST_COLUMNS, *SPEED_COLUMNS]
+    header = ["run", "model", "setting", "machine", *(_heading(name, records) for name in figures), "status"]
+    rows = []
+    for record in records:
+        first = [names[record.run_id], _model_cell(record), setting_name(record), machines[_machine_text(record)]]
+        cells = [*first, *(format_quantity(record.quantity(name)) for name in figures), _status(record)]
+        rows.append([markdown_text(cell) for cell in cells])
+    blocks = [_table(header, rows, num_left=4)]
+
+    quality = _quality_columns(records)
+    protocols = _letters("Q", (_quality_protocol(record) for record in records))
+    header = ["run", "model", "protocol", *(_heading(name, records) for name in (*_BUDGET_COLUMNS, *quality)), "status"]
+    rows = []
+    for record in records:
+        cells = [names[record.run_id], _model_cell(record), protocols[_quality_protocol(record)]]
+        cells += [format_quantity(record.quantity(name)) for name in _BUDGET_COLUMNS]
+        cells += [_quality_cell(record, name) for name in quality]
+        rows.append([markdown_text(cell) for cell in [*cells, _status(record)]])
+    blocks.append(_table(header, rows, num_left=3))
+    differences = _differences([json.loads(text) for text in protocols if text])
+    if differences:
+        blocks.append(f"The quality protocols differ in: {markdown_text(', '.join(differences))}.")
+    reasons = _reasons(records, [*figures, *_BUDGET_COLUMNS, *quality], names)
+    return [*blocks, f"Not known:\n\n{reasons}"] if reasons else blocks
+
+
+def _quality_columns(records: Sequence[Record]) -> list[str]:
+    """Every figure of the quality phase, the headline ones first, without the companions shown inside their cells."""
+    found = {name for record in records if "quality" in record.phases for name in record.phases["quality"].quantities}
+    own = {name for name in found if not any(name.removesuffix(end) in found - {name} for end in _COMPANIONS)}
+    headline = [name for name in QUALITY_COLUMNS if name in own] or ["rfd_v1"]
+    return [*headline, *sorted(own - set(headline))]
+
+
+def _quality_cell(record: Record, name: str) -> str:
+    """`0.0152(4) (4.2× the floor; real 0.0036(1); untrained 0.91)`."""
+    quantity = record.quantity(name)
+    real, untrained = (record.quantity(f"{name}{end}") for end in _COMPANIONS)
+    beside = []
+    if name.startswith("rfd") and quantity and real and quantity.value is not None and real.value:
+        beside.append(f"{quantity.value / real.value:.3g}× the floor")
+    beside += [
+        f"{word} {format_quantity(other)}"
+        for word, other in (("real", real), ("untrained", untrained))
+        if other is not None and other.value is not None
+    ]
+    return format_quantity(quantity) + (f" ({'; '.join(beside)})" if beside else "")
+
+
+def _heading(name: str, records: Sequence[Record]) -> str:
+    """`train images per s (image/s)`: the quantity's name and the unit its records give."""
+    quantities: list[Quantity | None] = [record.quantity(name) for record in records]
+    units = sorted({found.unit for found in quantities if found is not None and found.unit not in ("1", "B")})
+    return markdown_text(name + (f" ({', '.join(units)})" if units else ""))
+
+
+def _status(record: Record) -> str:
+    words = [record.status if record.status == "ok" else f"{record.status}: {status_reason(record)}"]
+    why_not = why_not_publishable(record)
+    if why_not and not why_not.startswith(record.status):
+        words.append(why_not)
+    num_warnings = sum(finding.level == "warning" and finding.rule != "preset" for finding in record.validity)
+    if num_warnings:
+        words.append(f"{num_warnings} warning{'s' if num_warnings > 1 else ''}")
+    return shortened("; ".join(words), _REASON_CHARS)
+
+
+def _reasons(records: Sequence[Record], figures: Sequence[str], names: dict[str, str]) -> str:
+    """One line per reason, with the figures and the runs it holds for."""
+    figures_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in records:
+        for figure in figures:
+            reason = why_unknown(record, figure)
+            if reason is not None:
+                figures_of[names[record.run_id], reason].append(figure)
+    runs_of: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (run, reason), missing in figures_of.items():
+        runs_of[reason, tuple(missing)].append(run)
+    return _bullets(
+        f"{markdown_text(', '.join(missing))} of {markdown_text(', '.join(runs))}: {markdown_text(reason)}"
+        for (reason, missing), runs in runs_of.items()
+    )
+
+
+def _letters(prefix: str, texts: Iterable[str]) -> dict[str, str]:
+    """Each distinct text → M1, M2, … in the order met; an empty text → —."""
+    distinct = dict.fromkeys(text for text in texts if text)
+    return {text: f"{prefix}{index}" for index, text in enumerate(distinct, start=1)} | {"": UNKNOWN}
+
+
+def _differences(documents: Sequence[JsonValue], path: str = "") -> list[str]:
+    """Dotted paths of the values in which JSON documents differ."""
+    if all(document == documents[0] for document in documents[1:]):
+        return []
+    branches = [document for document in documents if isinstance(document, dict)]
+    if len(branches) < len(documents):
+        return [path]
+    keys = dict.fromkeys(key for branch in branches for key in branch)
+    found = [_differences([branch.get(key) for branch in branches], f"{path}.{key}") for key in keys]
+    return [name.removeprefix(".") for names in found for name in names]
+
+
+def _model_cell(record: Record) -> str:
+    """The model, and whether its configuration at this resolution is its authors' or ours."""
+    return f"{model_name(record)} (ours)" if record.model.configuration.startswith("ours") else model_name(record)
+
+
+def _quality_protocol(record: Record) -> str:
+    """What decides whether two quality figures may be compared, as text; empty where no quality was measured."""
+    if "quality" not in record.phases or not record.phases["quality"].quantities:
+        return ""
+    found = record.phases["quality"].protocol
+    metrics = {key: fact for key, fact in found.items() if key not in _NO_PART_OF_A_PROTOCOL}
+    return json.dumps({"metrics": metrics, "data": record.dataset.protocol}, sort_keys=True)
+
+
+def _machine_text(record: Record) -> str:
+    """The hardware and the software of a run; two runs with the same text were made on the same machine."""
+    machine = record.machine
+    num_cores = machine.container_cpu_limit or machine.num_cpu_cores
+    memory_bytes = machine.container_memory_limit_bytes or machine.memory_bytes
+    gpus = [
+        f"{name} ({format_bytes(num_bytes)}, {'unknown power limit' if limit_w is None else f'{limit_w:g} W'})"
+        for name, num_bytes, limit_w in zip(
+            machine.gpus, machine.gpu_memory_bytes, machine.gpu_power_limit_w, strict=False
+        )
+    ]
+    parts = [
+        f"{machine.hostname}: {machine.cpu}, {num_cores:g} cores, {format_bytes(memory_bytes)}",
+        ", ".join(gpus) or "no GPU",
+        machine.os,
+        f"driver {machine.driver}, CUDA {machine.cuda}" if machine.gpus else "",
+        f"Python {machine.python}, torch {machine.torch}, {machine.num_torch_threads} threads",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _provenance(record: Record, name: str) -> str:
+    """Everything one needs to ask the same question again, and who made what is measured."""
+    spec, model, machine = record.spec, record.model, record.machine
+    commit = f"commit {machine.git_commit or 'unknown'}{', with uncommitted changes' if machine.git_dirty else ''}"
+    asked = {key: fact for key, fact in spec.model_dump().items() if fact is not None}
+    facts = {
+        "run": f"{record.run_id}, {record.created_at}, bench {record.harness_version}",
+        "code": f"{commit}; model source {model.source_hash}",
+        "question": ", ".join(f"{key} {fact}" for key, fact in asked.items()),
+        "model": f"{model.title} ({model.year}), {model.paper}; {model.code}; licence: {model.licence}",
+        "configuration at this resolution": model.configuration,
+        "recipe": str(record.recipe.get("source", "no source recorded")),
+        "recipe's full length": f"{record.recipe.get('num_images', 'unknown')} images",
+        "data": f"{record.dataset.title}, {record.dataset.source}; licence: {record.dataset.licence}",
+        "status": _status(record) if record.status == "ok" else f"{record.status}: {status_reason(record)}",
+    }
+    lines = [f"{key}: {markdown_text(fact)}" for key, fact in facts.items() if fact]
+    lines += [markdown_text(f"{found.level}: {found.rule}: {found.detail}") for found in record.validity]
+    return f"### {markdown_text(f'{name} {model_name(record)}, {data_name(record)}')}\n\n{_bullets(lines)}"
+
+
+def _picture(note: PictureNote) -> str:
+    caption = markdown_text(note.caption)
+    image = f"![{note.title}]({note.file})\n\n" if note.file else ""
+    return f"### {note.title}\n\n{image}{caption}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int) -> str:
+    """Cells that are escaped already → a Markdown table; the first `num_left` columns and the last flush left."""
+    rules = [":--" if index < num_left or index == len(header) - 1 else "--:" for index in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rules, *rows))
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)

@@ -1,0 +1,151 @@
+"""What a stored run is to a reader: its place in a table, its name in a picture, its worth, why a figure is missing.
+
+Every table and picture takes these answers from here, so that they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bench.records import PhaseName, Quantity, Record
+from bench.report.notation import plain, shortened
+
+COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")
+SPEED_COLUMNS = ("generate_images_per_s", "generate_latency_ms_p50", "train_images_per_s", "peak_memory_bytes")
+QUALITY_COLUMNS = ("rfd_v1", "modes_covered", "pair_consistency")
+HEADLINE_COLUMNS = (*COST_COLUMNS, *SPEED_COLUMNS, *QUALITY_COLUMNS)
+# Which phase answers for a headline figure that is missing.
+_PHASE_OF: dict[str, PhaseName] = {
+    **dict.fromkeys(COST_COLUMNS, "cost"),
+    "generate_images_per_s": "generate",
+    "generate_latency_ms_p50": "generate",
+    "train_images_per_s": "train_step",
+    "peak_memory_bytes": "train_step",
+    "num_images_shown": "train",
+    "train_duration_s": "train",
+}
+_MIN_ID_CHARS = 8
+
+
+def sort_key(record: Record) -> tuple[str, int, str, str, str]:
+    """Order of every table: data set, resolution, model, size, run id. It is no ranking."""
+    spec = record.spec
+    return spec.dataset, spec.resolution or 0, spec.model, spec.size, record.run_id
+
+
+def data_name(record: Record) -> str:
+    """`scenes 32 px`."""
+    return f"{record.spec.dataset} {record.spec.resolution or '?'} px"
+
+
+def model_name(record: Record) -> str:
+    """`ladagan`, or `ladagan tiny` where it is not the paper's size."""
+    return record.spec.model if record.spec.size == "paper" else f"{record.spec.model} {record.spec.size}"
+
+
+def setting_name(record: Record) -> str:
+    """`cpu · fp32 · batch 32 · seed 0`."""
+    spec = record.spec
+    return f"{spec.device or '?'} · {spec.precision or '?'} · batch {spec.batch_size or '?'} · seed {spec.seed}"
+
+
+def machine_name(record: Record) -> str:
+    """The accelerator where there is one, else the processor."""
+    gpus, cpu = record.machine.gpus, record.machine.cpu
+    used = gpus if (record.spec.device or "").startswith("cuda") else ()
+    return ", ".join(used) or cpu
+
+
+def short_ids(records: Sequence[Record]) -> list[str]:
+    """The ends of the run ids, at least eight characters, as many as tell them apart; `bench show` takes them."""
+    ids = [record.run_id for record in records]
+    longest = max((len(run_id) for run_id in ids), default=0)
+    for num_chars in range(_MIN_ID_CHARS, longest):
+        shorts = [run_id[-num_chars:] for run_id in ids]
+        if len(set(shorts)) == len(set(ids)):
+            return shorts
+    return ids
+
+
+# A facet that matters to a comparison is named wherever it varies; the others only where they tell two runs apart.
+_FACETS: tuple[tuple[Callable[[Record], str], bool], ...] = (
+    (data_name, True),
+    (lambda record: record.spec.device or "", True),
+    (lambda record: record.spec.precision or "", True),
+    (lambda record: f"batch {record.spec.batch_size}", False),
+    (lambda record: f"seed {record.spec.seed}", False),
+    (lambda record: record.spec.train_for or "", False),
+)
+
+
+def run_labels(records: Sequence[Record], max_chars: int = 44) -> list[str]:
+    """A name for each run in a picture: the model and whatever tells the runs apart; smoke runs always say so."""
+    columns = [[model_name(record) for record in records]]
+    for facet, always in _FACETS:
+        texts = [facet(record) for record in records]
+        varies = len(set(texts)) > 1
+        num_told_apart = len(set(zip(*columns, strict=True)))
+        if varies and (always or len(set(zip(*columns, texts, strict=True))) > num_told_apart):
+            columns.append(texts)
+    names = [" · ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+    labels = []
+    for record, name, short in zip(records, names, short_ids(records), strict=True):
+        end = "" if names.count(name) == 1 else f" · {plain(short)[-_MIN_ID_CHARS:]}"
+        end += " (smoke)" if record.spec.preset == "smoke" else ""
+        labels.append(shortened(plain(name), max_chars - len(end)) + end)
+    return labels
+
+
+def status_reason(record: Record) -> str:
+    """Why the run is not ok, phase by phase; empty where it is."""
+    if record.status == "ok":
+        return ""
+    reasons = [
+        f"{name}: {result.reason}"
+        for name, result in record.phases.items()
+        if result.status not in ("ok", "skipped") and result.reason
+    ]
+    return "; ".join(reasons) or "not all phases have run"
+
+
+def skipped_phases(record: Record) -> dict[str, str]:
+    """Phase → why it was skipped."""
+    return {name: result.reason for name, result in record.phases.items() if result.status == "skipped"}
+
+
+def why_not_publishable(record: Record) -> str:
+    """Why the figures of this run are not for publication, in a few words; empty where they are."""
+    if record.spec.preset == "smoke":
+        return "smoke, not publishable"
+    if record.status != "ok":
+        return f"{record.status}, not publishable"
+    errors = sorted({finding.rule for finding in record.validity if finding.level == "error"})
+    if errors:
+        return f"not publishable: {', '.join(errors)}"
+    simulated = sorted(name for name, quantity in all_quantities(record).items() if quantity.kind == "simulated")
+    if simulated:
+        return f"not publishable: simulated {', '.join(simulated)}"
+    return ""
+
+
+def all_quantities(record: Record) -> dict[str, Quantity]:
+    """Every figure of a run by name; the earlier phase speaks where two use one name, as in `Record.quantity`."""
+    found: dict[str, Quantity] = {}
+    for result in record.phases.values():
+        for name, quantity in result.quantities.items():
+            found.setdefault(name, quantity)
+    return found
+
+
+def why_unknown(record: Record, name: str) -> str | None:
+    """Why a headline or quality figure is missing, in one sentence, or None where it is known."""
+    quantity = record.quantity(name)
+    if quantity is not None:
+        return quantity.note if quantity.value is None else None
+    phase = _PHASE_OF.get(name, "quality")
+    result = record.phases.get(phase)
+    if result is None:
+        return f"the phase {phase} has not run"
+    if result.status != "ok":
+        return f"the phase {phase} is {result.status}: {result.reason}"
+    return f"the phase {phase} gives no such figure here"
