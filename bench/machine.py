@@ -6,6 +6,7 @@ A record is worth little without the machine it was measured on. Whatever the ma
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import socket
 import subprocess
@@ -105,6 +106,7 @@ def set_backend(precision: Precision) -> dict[str, JsonValue]:
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "num_threads": torch.get_num_threads(),
         "num_interop_threads": torch.get_num_interop_threads(),
+        "openmp": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "GOMP_", "KMP_"))},
     }
 
 

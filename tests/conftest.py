@@ -1,6 +1,11 @@
 """Shared fixtures: a model file small enough to train inside a test, lying outside the project as a user's would."""
 
+import os
 import textwrap
+
+# Before torch is loaded, here and in the commands that tests start: one thread each, so that a test's time does not
+# depend on who else needs the cores (see bench/__main__.py).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -33,8 +38,8 @@ class Logistic:
 
 
 def build(resolution, size):
-    generator = nn.Sequential(nn.Linear(8, 4 * 16), nn.Unflatten(1, (4, 4, 4)), nn.Upsample(scale_factor=resolution // 4),
-                              nn.Conv2d(4, 3, 3, padding=1))
+    generator = nn.Sequential(nn.Linear(8, 4 * 16), nn.Unflatten(1, (4, 4, 4)),
+                              nn.Upsample(scale_factor=resolution // 4), nn.Conv2d(4, 3, 3, padding=1))
     discriminator = nn.Sequential(nn.AvgPool2d(resolution // 8), nn.Flatten(), nn.Linear(3 * 64, 1))
     return Gan(generator=generator, discriminator=discriminator, latent_dim=8)
 

@@ -77,7 +77,17 @@ def test_a_folder_without_images_or_with_a_broken_one_is_refused_by_name(capsys,
     whole = (folder / "5.png").read_bytes()
     (folder / "5.png").write_bytes(whole[: len(whole) // 2])
     code = main(
-        [*map(str, words), "--dataset", f"folder:{folder}", "--batch-size", "8", "--train-for", "64img", "--phases", "train"]
+        [
+            *map(str, words),
+            "--dataset",
+            f"folder:{folder}",
+            "--batch-size",
+            "8",
+            "--train-for",
+            "64img",
+            "--phases",
+            "train",
+        ]
     )
     err = capsys.readouterr().err
     assert code == 1
@@ -104,7 +114,17 @@ def test_broken_records_are_named_and_skipped_by_the_report(capsys, small_gan, t
 
 
 def test_plan_and_json_are_what_they_say(capsys, small_gan, tmp_path):
-    words = ["run", "--model", str(small_gan), "--dataset", "scenes", "--phases", "cost", "--results", str(tmp_path / "r")]
+    words = [
+        "run",
+        "--model",
+        str(small_gan),
+        "--dataset",
+        "scenes",
+        "--phases",
+        "cost",
+        "--results",
+        str(tmp_path / "r"),
+    ]
     assert main([*words, "--dry-run"]) == 0
     assert "batch size 16" in capsys.readouterr().out
     assert not (tmp_path / "r").exists()
@@ -129,7 +149,12 @@ def test_no_option_at_all_is_the_demo_and_says_so(capsys, tmp_path):
 def test_list_shows_every_plug_in(capsys, kind):
     assert main(["list", kind]) == 0
     out = capsys.readouterr().out
-    for name in {"models": ["ladagan"], "datasets": ["scenes", "folder:PATH"], "meters": ["clock"], "metrics": ["rfd_v1"]}[kind]:
+    for name in {
+        "models": ["ladagan"],
+        "datasets": ["scenes", "folder:PATH"],
+        "meters": ["clock"],
+        "metrics": ["rfd_v1"],
+    }[kind]:
         assert name in out
 
 

@@ -125,7 +125,8 @@ def test_exceptions_are_caught_broadly_in_two_named_places_only():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and (
-                node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
+                node.type is None
+                or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
             ):
                 broad.append(dotted(path))
     # runner: a failed phase is a record; cli: the option parser's errors; store: clean up and raise again
@@ -157,7 +158,7 @@ def test_help_loads_nothing_heavy(arguments):
 
 
 def test_help_answers_faster_than_python_imports_torch():
-    """The rule is half a second; a ratio on the same machine stands for it, so that a loaded machine does not fail it."""
+    """The rule is half a second; a ratio stands for it, so that a loaded machine does not fail it."""
     code = (
         "import subprocess, sys, time\n"
         "def best(arguments):\n"
@@ -173,7 +174,12 @@ def test_help_answers_faster_than_python_imports_torch():
 
 
 def test_the_report_loads_no_torch():
-    assert run_python("import sys, bench.report.write, bench.report.text, bench.store; print('torch' in sys.modules)").strip() == "False"
+    assert (
+        run_python(
+            "import sys, bench.report.write, bench.report.text, bench.store; print('torch' in sys.modules)"
+        ).strip()
+        == "False"
+    )
 
 
 def test_importing_changes_no_global_state():
@@ -215,8 +221,14 @@ def test_the_options_of_run_are_the_agreed_ones():
 
 
 def test_no_committed_file_names_an_index_host_or_this_machine():
-    pattern = re.compile(r"(pypi\.org|files\.pythonhosted|registry\.npmjs|--index-url|--extra-index-url|file:///|/root/)")
+    pattern = re.compile(
+        r"(pypi\.org|files\.pythonhosted|registry\.npmjs|--index-url|--extra-index-url|file:///|/root/)"
+    )
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    texts = [ROOT / name for name in tracked if Path(name).suffix in {".py", ".toml", ".txt", ".md", ".yaml", ".yml", ""}]
-    hits = [str(path) for path in texts if path.is_file() and path != Path(__file__) and pattern.search(path.read_text())]
+    texts = [
+        ROOT / name for name in tracked if Path(name).suffix in {".py", ".toml", ".txt", ".md", ".yaml", ".yml", ""}
+    ]
+    hits = [
+        str(path) for path in texts if path.is_file() and path != Path(__file__) and pattern.search(path.read_text())
+    ]
     assert hits == []

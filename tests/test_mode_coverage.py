@@ -11,9 +11,18 @@ from bench.datasets import _scene_geometry as geometry
 from bench.datasets.scenes import SPEC, render, scenes_at
 from bench.datasets.synthetic import SPEC as SYNTHETIC
 from bench.errors import UsageError
-from bench.metrics.mode_coverage import METRIC, ModeScorer, expected_kl, expected_modes
+from bench.metrics import _modes
+from bench.metrics.mode_coverage import METRIC, ModeScorer
 
 NUM_IMAGES = 3000
+
+
+def expected_modes(num_images):
+    return _modes.expected_modes(num_images, geometry.NUM_MODES)
+
+
+def expected_kl(num_images):
+    return _modes.expected_kl(num_images, geometry.NUM_MODES)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def result(phase, status="ok", reason=""):
-    return PhaseResult(phase=phase, status=status, reason=reason, started_at="2026-01-01T00:00:00+00:00", duration_s=1.0)
+    return PhaseResult(
+        phase=phase, status=status, reason=reason, started_at="2026-01-01T00:00:00+00:00", duration_s=1.0
+    )
 
 
 def test_unknown_is_null_with_a_reason():

@@ -54,7 +54,9 @@ def test_the_same_command_again_measures_nothing_twice_and_fresh_starts_over(sma
 
 
 def test_another_question_another_run(small_gan, tmp_path):
-    ids = {plan(spec(small_gan, **changes), results=tmp_path).run_id for changes in ({}, {"seed": 1}, {"batch_size": 4})}
+    ids = {
+        plan(spec(small_gan, **changes), results=tmp_path).run_id for changes in ({}, {"seed": 1}, {"batch_size": 4})
+    }
     assert len(ids) == 3
     small_gan.write_text(small_gan.read_text() + "\n# changed\n")
     assert plan(spec(small_gan), results=tmp_path).run_id not in ids
@@ -84,7 +86,9 @@ def test_the_same_seed_gives_the_same_losses_and_the_same_images(small_gan, tmp_
 
 
 def test_a_model_that_fails_leaves_a_record_with_the_reason_and_the_other_phases(small_gan, tmp_path):
-    text = small_gan.read_text().replace("def generator_loss(self, gan, z):", "def generator_loss(self, gan, z):\n        1 / 0")
+    text = small_gan.read_text().replace(
+        "def generator_loss(self, gan, z):", "def generator_loss(self, gan, z):\n        1 / 0"
+    )
     small_gan.write_text(text)
     record = run(spec(small_gan), results=tmp_path)
     assert record.status == "failed"
@@ -132,7 +136,7 @@ def test_quality_waits_for_the_training_and_is_done_once_it_is_there(small_gan, 
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused_in_one_sentence(small_gan, tmp_path, changes, message):
-    with pytest.raises(UsageError, match="^[^\n]*$") as caught:
+    with pytest.raises(UsageError, match=r"^[^\n]*$") as caught:
         run(spec(small_gan, **changes), results=tmp_path)
     assert message in str(caught.value)
     assert not list(tmp_path.glob("*/record.json"))
@@ -205,5 +209,5 @@ def test_the_record_names_source_machine_recipe_and_origin(small_gan, tmp_path):
     assert record.recipe["objective"] == {"weight": 1.0}
     assert record.machine.torch
     assert record.dataset.protocol
-    assert [finding.rule for finding in record.validity][0] == "preset"
+    assert record.validity[0].rule == "preset"
     assert Path(record.spec.model) == small_gan

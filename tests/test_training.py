@@ -31,7 +31,9 @@ class FewImages:
 def trainer(small_gan):
     model = find_model(str(small_gan))
     torch.manual_seed(0)
-    return Trainer(model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="fp32", seed=3)
+    return Trainer(
+        model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="fp32", seed=3
+    )
 
 
 def test_a_latent_depends_on_its_index_alone():
@@ -117,7 +119,9 @@ def test_a_step_is_one_adam_update_of_each_network_as_written_by_hand(trainer, s
 
 def test_bf16_runs_the_networks_under_autocast_and_keeps_parameters_in_float32(small_gan):
     model = find_model(str(small_gan))
-    trainer = Trainer(model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="bf16", seed=0)
+    trainer = Trainer(
+        model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="bf16", seed=0
+    )
     seen = []
     trainer.gan.discriminator[2].register_forward_hook(lambda *args: seen.append(args[2].dtype))
     trainer.step(torch.rand(4, 3, 32, 32))

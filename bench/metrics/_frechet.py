@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped] # ships no types
+from threadpoolctl import ThreadpoolController
 
 from bench.datasets._spec import Images
 

@@ -7,8 +7,10 @@ Sources:
 * modes seen: variance S·(1 − S/S_est) of the species in a sample, Colwell, Mao and Chang 2004,
   https://doi.org/10.1890/03-0557, with Chao's estimate S_est of the modes there are, bias-corrected form (Chao 1984,
   https://www.jstor.org/stable/4615964). Difference: S_est is never above the number of modes, which is known here;
-* divergence: delta method for a plug-in entropy, Basharin 1959, https://doi.org/10.1137/1104033. It speaks of the
-  spread. The plug-in is biased upwards, by about (modes − 1) / 2n; `expected_kl` is what a perfect source gives.
+* divergence: the jackknife that leaves out one image, whose variance errs upwards (Efron and Stein 1981,
+  https://doi.org/10.1214/aos/1176345462). It speaks of the spread. The plug-in is biased upwards, by about
+  (modes − 1) / 2n; `expected_kl` is what a perfect source gives. (The delta method of Basharin 1959 holds the truth
+  only 80 % of the time for 500 images of 1,600 modes.)
 """
 
 from __future__ import annotations
@@ -22,16 +24,17 @@ from scipy.stats import binom, binomtest
 
 Counts = NDArray[np.int64]
 
+_FEWEST_FOR_JACKKNIFE = 100  # with fewer hardly any mode comes twice, and the jackknife sees no spread
 _NORMAL_97_5 = 1.959963984540054  # two-sided 95 %
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value and the ends of its 95 % interval."""
+    """A value and the ends of its 95 % interval, None where none follows from so few."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def wilson_interval(num_hits: int, num_trials: int) -> Interval:
@@ -46,7 +49,7 @@ def distinct_modes_interval(counts: Counts) -> Interval:
     """Images per mode [num_modes], zeros included → modes seen at least once."""
     num_seen, num_once, num_twice = (int(np.sum(chosen)) for chosen in (counts > 0, counts == 1, counts == 2))
     if num_seen == 0:
-        return Interval(value=0.0, low=0.0, high=0.0)
+        return Interval(value=0.0, low=None, high=None)
     estimate = min(len(counts), num_seen + num_once * (num_once - 1) / (2 * (num_twice + 1)))
     reach = _NORMAL_97_5 * math.sqrt(num_seen * (1 - num_seen / estimate))
     return Interval(
@@ -56,14 +59,16 @@ def distinct_modes_interval(counts: Counts) -> Interval:
 
 def kl_from_uniform(counts: Counts) -> Interval:
     """Images per mode [num_modes], zeros included, one image at least → KL(observed ‖ uniform) in nats."""
-    n = int(counts.sum())
-    shares = counts[counts > 0] / n
-    surprise = -np.log(shares)
-    entropy = float(np.sum(shares * surprise))
-    largest = math.log(len(counts))
+    seen = counts[counts > 0]
+    n, largest = int(seen.sum()), math.log(len(counts))
+    entropy = math.log(n) - float(np.sum(seen * np.log(seen))) / n
     value = min(max(0.0, largest - entropy), largest)
-    variance = max(0.0, float(np.sum(shares * surprise**2)) - entropy**2) / n
-    reach = _NORMAL_97_5 * math.sqrt(variance)
+    if n < _FEWEST_FOR_JACKKNIFE:
+        return Interval(value=value, low=None, high=None)
+    # Without one image of a mode seen c times, Σ c·ln c is less by c·ln c - (c - 1)·ln(c - 1).
+    loss = seen * np.log(seen) - (seen - 1) * np.log(np.maximum(seen - 1, 1))
+    mean = float(np.sum(seen * loss)) / n
+    reach = _NORMAL_97_5 * math.sqrt(float(np.sum(seen * (loss - mean) ** 2)) / n / (n - 1))
     return Interval(value=value, low=max(0.0, value - reach), high=min(largest, value + reach))
 
 

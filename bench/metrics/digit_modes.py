@@ -184,7 +184,7 @@ class PreparedDigitModes:
             "classifier_labels_sha256": self.labeller.labels_sha256,
             "expected_modes_of_a_uniform_source": expected_modes(NUM_IMAGES, NUM_MODES),
             "expected_kl_of_a_uniform_source": expected_kl(NUM_IMAGES, NUM_MODES),
-            "estimators": "plug-in; intervals 95 %: Wilson, Colwell et al. 2004 with Chao1, Basharin 1959",
+            "estimators": "plug-in; intervals 95 %: Wilson, Colwell et al. 2004 with Chao1, jackknife",
         }
 
     def scorer(self) -> DigitScorer:

@@ -5,54 +5,34 @@ What is counted. The decoder (`bench/datasets/_scene_decoder.py`) reads each ima
 overlap passes the threshold; an image is *valid* where all three objects are there; it *belongs to a mode* where it is
 valid and left and right agree, for an image whose sides differ is none of the 1,600 modes.
 
-How sure it is. Shares: Wilson 1927. Modes covered: the variance S·(1 - S/S_est) of the number of species in a sample
-(Colwell, Mao, Chang, Ecology 85(10), 2004), S_est being Chao's estimate from the modes seen once and twice (Chao 1984,
-bias-corrected form), at most 1,600. Divergence: the jackknife that leaves out one image, whose variance errs upwards
-(Efron, Stein, Annals of Statistics 9(3), 1981); it speaks of the spread and not of the bias of the plug-in estimate,
-which real images share at the same count and the note gives exactly. Drift: a total variation distance is by how much
-the share of the over-represented levels exceeds what is due, so it has the Wilson interval of that share, levels and
-factor taken as found.
+How sure it is: `_modes.py` says how for shares, modes covered and divergence. Drift: a total variation distance is by
+how much the share of the over-represented levels exceeds what is due, so it has the Wilson interval of that share,
+levels and factor taken as found.
 
 Source: ours; counting modes goes back to Metz et al. 2016 (arXiv 1611.02163) and Lin et al. 2018 (arXiv 1712.04086).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
-from scipy import stats
 
 from bench.datasets import _scene_decoder as decoder
 from bench.datasets import _scene_geometry as geometry
 from bench.datasets._spec import Images, OpenDataset
 from bench.errors import UsageError
+from bench.metrics._modes import distinct_modes_interval, expected_kl, expected_modes, kl_from_uniform, wilson_interval
 from bench.metrics._spec import Figure, MetricSpec
 from bench.records import Quantity, unknown
 
 NUM_IMAGES = 5000
 SOURCE = f"mode_coverage ({geometry.VERSION} decoder)"
 
-_NORMAL_97_5 = 1.959963984540054  # two-sided 95 %
-_FEWEST_FOR_JACKKNIFE = 100  # with fewer of 1,600 modes hardly any comes twice, and the jackknife sees no spread
 _CHANCE = 1 / (geometry.FACTORS["side_shape"] * geometry.FACTORS["side_colour"])
 _SIDES = ("left", "centre", "right")
-
-
-def expected_modes(num_images: int) -> float:
-    """Distinct modes expected in that many real images: 1600·(1 - (1 - 1/1600)^n)."""
-    return geometry.NUM_MODES * (1 - (1 - 1 / geometry.NUM_MODES) ** num_images)
-
-
-def expected_kl(num_images: int) -> float:
-    """Plug-in divergence from uniform expected in that many real images (n > 0), in nats; it is all bias."""
-    counts = np.arange(1, num_images + 1)
-    shares = counts / num_images
-    weights = stats.binom.pmf(counts, num_images, 1 / geometry.NUM_MODES)
-    return math.log(geometry.NUM_MODES) + geometry.NUM_MODES * float(np.sum(weights * shares * np.log(shares)))
 
 
 def _no_levels() -> dict[str, NDArray[np.int64]]:
@@ -123,42 +103,38 @@ class ModeScorer:
         return "; ".join([*parts, few] if self.num_images < NUM_IMAGES else parts)
 
     def _modes_covered(self) -> Quantity:
-        counts = self.mode_counts
-        num_modes, once, twice = int(np.sum(counts > 0)), int(np.sum(counts == 1)), int(np.sum(counts == 2))
-        expected = f"{expected_modes(self.num_images):.1f} modes are expected in {self.num_images} real images"
-        low = high = None
-        if num_modes:
-            estimate = min(geometry.NUM_MODES, num_modes + once * (once - 1) / (2 * (twice + 1)))
-            margin = _NORMAL_97_5 * math.sqrt(num_modes * (1 - num_modes / estimate))
-            low, high = max(0.0, num_modes - margin), min(float(geometry.NUM_MODES), num_modes + margin)
+        found = distinct_modes_interval(self.mode_counts)
+        expected_in_real = expected_modes(self.num_images, geometry.NUM_MODES)
+        expected = f"{expected_in_real:.1f} modes are expected in {self.num_images} real images"
         return Quantity(
-            value=float(num_modes),
+            value=found.value,
             unit="1",
-            low=low,
-            high=high,
+            low=found.low,
+            high=found.high,
             n=self.num_images,
             kind="measured",
             source=SOURCE,
-            note=self._note(expected) if num_modes else self._note(expected, "no interval follows from none"),
+            note=self._note(expected) if found.value else self._note(expected, "no interval follows from none"),
         )
 
     def _mode_kl(self) -> Quantity:
         num_scenes = int(self.mode_counts.sum())
         if num_scenes == 0:
             return unknown("nat", self._note("no image belongs to a mode, so there is no histogram"), source=SOURCE)
-        largest = math.log(geometry.NUM_MODES)
-        value = min(max(0.0, largest - _entropy(self.mode_counts)), largest)
-        margin = _NORMAL_97_5 * _entropy_deviation(self.mode_counts) if num_scenes >= _FEWEST_FOR_JACKKNIFE else None
-        bias = f"of {num_scenes} images that belong to a mode; as many real images give {expected_kl(num_scenes):.3f}"
+        found = kl_from_uniform(self.mode_counts)
+        due = expected_kl(num_scenes, geometry.NUM_MODES)
+        bias = f"of {num_scenes} images that belong to a mode; as many real images give {due:.3f}"
         return Quantity(
-            value=value,
+            value=found.value,
             unit="nat",
-            low=None if margin is None else max(0.0, value - margin),
-            high=None if margin is None else min(largest, value + margin),
+            low=found.low,
+            high=found.high,
             n=num_scenes,
             kind="measured",
             source=SOURCE,
-            note=self._note(bias, "too few for an interval" if margin is None else "the interval leaves that bias out"),
+            note=self._note(
+                bias, "too few for an interval" if found.low is None else "the interval leaves that bias out"
+            ),
         )
 
     def _factor_drift(self) -> Quantity:
@@ -169,12 +145,12 @@ class ModeScorer:
         counts = self.level_counts[factor]
         is_over = counts * len(counts) > self.num_valid
         due = float(is_over.mean())
-        low, high = _wilson(int(counts[is_over].sum()), self.num_valid)
+        share = wilson_interval(int(counts[is_over].sum()), self.num_valid)
         return Quantity(
             value=drifts[factor],
             unit="1",
-            low=min(max(0.0, low - due), drifts[factor]),
-            high=max(high - due, drifts[factor]),
+            low=min(max(0.0, (share.low or 0.0) - due), drifts[factor]),
+            high=max((share.high or 1.0) - due, drifts[factor]),
             n=self.num_valid,
             kind="measured",
             source=SOURCE,
@@ -186,42 +162,18 @@ class ModeScorer:
         return _share(self.num_pairs, self.num_images, self._note(f"{among}; matching by chance is {_CHANCE:.2f}"))
 
 
-def _entropy(counts: NDArray[np.int64]) -> float:
-    """Plug-in entropy in nats of a histogram that is not empty: ln N - Σ c·ln c / N."""
-    seen = counts[counts > 0]
-    return math.log(seen.sum()) - float(np.sum(seen * np.log(seen))) / float(seen.sum())
-
-
-def _entropy_deviation(counts: NDArray[np.int64]) -> float:
-    """Jackknife standard deviation of the plug-in entropy; images of one mode leave the same entropy behind.
-
-    Without one image of a mode seen c times, Σ c·ln c is less by c·ln c - (c - 1)·ln(c - 1).
-    """
-    seen = counts[counts > 0]
-    num_images = int(seen.sum())
-    loss = seen * np.log(seen) - (seen - 1) * np.log(np.maximum(seen - 1, 1))
-    mean = float(np.sum(seen * loss)) / num_images
-    return math.sqrt(float(np.sum(seen * (loss - mean) ** 2)) / num_images / (num_images - 1))
-
-
 def _total_variation(counts: NDArray[np.int64]) -> float:
     """Total variation distance from uniform of a histogram that is not empty, in [0, 1)."""
     return float(np.abs(counts / counts.sum() - 1 / len(counts)).sum() / 2)
 
 
-def _wilson(num_hits: int, num_trials: int) -> tuple[float, float]:
-    interval = stats.binomtest(num_hits, num_trials).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def _share(num_hits: int, num_trials: int, note: str) -> Quantity:
-    value = num_hits / num_trials
-    low, high = _wilson(num_hits, num_trials)
+    share = wilson_interval(num_hits, num_trials)
     return Quantity(
-        value=value,
+        value=share.value,
         unit="1",
-        low=min(low, value),  # they hold the value but for the last bit
-        high=max(high, value),
+        low=share.low,
+        high=share.high,
         n=num_trials,
         kind="measured",
         source=SOURCE,
@@ -246,8 +198,8 @@ class PreparedModeCoverage:
             "resolution": self.resolution,
             "overlap_threshold": decoder.OVERLAP_THRESHOLDS[self.resolution],
             "num_modes": geometry.NUM_MODES,
-            "expected_modes_of_real_images": expected_modes(NUM_IMAGES),
-            "expected_mode_kl_of_real_images": expected_kl(NUM_IMAGES),
+            "expected_modes_of_real_images": expected_modes(NUM_IMAGES, geometry.NUM_MODES),
+            "expected_mode_kl_of_real_images": expected_kl(NUM_IMAGES, geometry.NUM_MODES),
             "mode": "valid image whose left and right objects agree",
             "estimators": "plug-in; intervals 95 %: Wilson, Colwell et al. 2004 with Chao1, jackknife",
         }
