@@ -208,6 +208,6 @@ def test_another_resolution_than_prepared_for_is_refused(real_images):
 def test_the_protocol_tells_what_decides_the_values():
     protocol = METRIC.prepare(SPEC.open(128, None)).protocol
     assert protocol["num_images"] == METRIC.num_images == 5000
-    assert protocol["overlap_threshold"] == pytest.approx(0.95, abs=0.01)
+    assert protocol["overlap_threshold"] == pytest.approx(0.9356)
     assert protocol["expected_modes_of_real_images"] == pytest.approx(1529.8, abs=0.1)
     assert {"decoder", "palette_sha256", "resolution", "mode", "estimators"} <= set(protocol)

@@ -134,7 +134,7 @@ class ZipImages:
         self._archive = PerProcess(functools.partial(zipfile.ZipFile, path))
         try:
             infos = self._archive.get().infolist()
-        except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
             raise BenchError(f"The archive '{path}' cannot be read ({error}): fetch it again.") from error
         for info in infos:
             if info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts or "\\" in info.filename:
@@ -154,7 +154,7 @@ class ZipImages:
             raise BenchError(f"{self.label(position)} unpacks to {self.sizes_bytes[position]:,} bytes and is refused.")
         try:
             return self._archive.get().read(self._prefix + self.names[position])
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, zlib.error) as error:
             raise BenchError(
                 f"{self.label(position)} cannot be unpacked ({error}): fetch the archive again."
             ) from error

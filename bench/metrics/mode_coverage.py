@@ -193,7 +193,7 @@ class PreparedModeCoverage:
         return {
             "metric": "mode_coverage",
             "num_images": NUM_IMAGES,
-            "decoder": f"{geometry.VERSION}, dead zone {decoder.DEAD_ZONE}",
+            "decoder": f"{geometry.VERSION}, overlap of coverages",
             "palette_sha256": geometry.palette_hash(),
             "resolution": self.resolution,
             "overlap_threshold": decoder.OVERLAP_THRESHOLDS[self.resolution],

@@ -11,12 +11,13 @@ from time import perf_counter
 from typing import cast
 
 from pydantic import JsonValue
+from torch import nn
 from tqdm import tqdm
 
 from bench.datasets._spec import Images, OpenDataset
 from bench.errors import BenchError
 from bench.metrics._spec import MetricSpec, PreparedMetric
-from bench.phases._context import Context, Outcome, Question
+from bench.phases._context import Context, Outcome
 from bench.phases.train import snapshot_key
 from bench.records import CurvePoint, PhaseResult, Quantity
 from bench.training.images import generate
@@ -42,7 +43,12 @@ def measure(context: Context) -> Outcome:
     real = scoring.score(_real_images(question.dataset, scoring.num_images), "real images")
     outcome.quantities |= {f"{name}_real": figure for name, figure in real.items()}
     started = perf_counter()
-    outcome.curve = [_score_snapshot(context, scoring, *point) for point in _snapshots(trained)]
+    network = question.build_generator(question.device)
+    for shown, train_duration_s, weights in _snapshots(trained):
+        images = _generated_images(context, network, weights, scoring.num_images)
+        figures = scoring.score(images, f"{shown} images shown")
+        point = CurvePoint(num_images_shown=shown, train_duration_s=train_duration_s, quantities=figures)
+        outcome.curve.append(point)
     outcome.protocol["score_duration_s"] = perf_counter() - started
     first, last = outcome.curve[0], outcome.curve[-1]
     if first.num_images_shown == 0:
@@ -95,17 +101,10 @@ def _snapshots(trained: PhaseResult) -> list[tuple[int, float, str]]:
     ]
 
 
-def _score_snapshot(
-    context: Context, scoring: _Scoring, num_images_shown: int, train_duration_s: float, weights: str
-) -> CurvePoint:
-    figures = scoring.score(
-        _generated_images(context.question, context, weights, scoring.num_images), f"{num_images_shown} images shown"
-    )
-    return CurvePoint(num_images_shown=num_images_shown, train_duration_s=train_duration_s, quantities=figures)
-
-
-def _generated_images(question: Question, context: Context, weights: str, count: int) -> Iterator[Images]:
-    generator, latent_dim = question.build_generator(question.device)
+def _generated_images(context: Context, network: tuple[nn.Module, int], weights: str, count: int) -> Iterator[Images]:
+    """Images of the generator with those weights."""
+    question = context.question
+    generator, latent_dim = network
     load_weights(context.folder.path / weights, generator)
     for images in generate(
         generator,
