@@ -201,7 +201,8 @@ def test_attention_maps_of_the_three_stages_can_be_read():
     for block in gan.generator.blocks:
         block.attention.token_softmax.register_forward_hook(lambda _layer, _args, out: maps.append(out.shape))
     gan.generator(torch.randn(2, 128))
-    assert maps == [(2, 4, 64), (2, 4, 256), (2, 4, 1024)]
+    heads = CONFIGS[32, "tiny"].num_heads
+    assert maps == [(2, heads, 64), (2, heads, 256), (2, heads, 1024)]
 
 
 @pytest.mark.parametrize("dataset", ["celeba-64", "ffhq-128"])
