@@ -203,7 +203,7 @@ def _new_record(question: Question, run_id: str, *, machine: Machine) -> Record:
             code=model.code,
             licence=model.licence,
             attention=model.attention,
-            configuration=model.resolutions[question.resolution],
+            configuration=question.configuration,
             source_hash=question.model.source_hash,
         ),
         dataset=DatasetFacts(

@@ -206,6 +206,8 @@ def test_two_runs_at_once_in_one_results_folder_lose_nothing(small_gan, tmp_path
 def test_the_record_names_source_machine_recipe_and_origin(small_gan, tmp_path):
     record = run(spec(small_gan), results=tmp_path, phases=("cost",))
     assert record.model.configuration == "ours: for tests"
+    tiny = run(spec(small_gan, size="tiny"), results=tmp_path, phases=("cost",))
+    assert tiny.model.configuration == "ours: size tiny"
     assert record.recipe["objective"] == {"weight": 1.0}
     assert record.machine.torch
     assert record.dataset.protocol

@@ -113,6 +113,13 @@ class Question:
     budget: Budget
     preset: Preset
 
+    @property
+    def configuration(self) -> str:
+        """Where the widths come from: `paper`, or `ours: …`; every size but `paper` is ours."""
+        if self.spec.size != "paper":
+            return f"ours: size {self.spec.size}"
+        return self.model.spec.resolutions[self.resolution]
+
     def build(self, device: str) -> Gan:
         """The networks, initialised on the CPU from the run's seed whatever the device, so devices start equal."""
         if device == "meta":

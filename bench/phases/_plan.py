@@ -45,12 +45,11 @@ class Plan:
     def text(self) -> str:
         """The plan for a person."""
         question, spec = self.question, self.question.spec
-        configuration = question.model.spec.resolutions[question.resolution]
         smoke = "" if question.preset.is_publishable else " (not publishable)"
         data = "random images of its shape (--no-data)" if spec.no_data else question.found_dataset.spec.title
         lines = [
             f"Run {self.run_id}",
-            f"  model       {question.model.name}, size {spec.size}, {question.resolution} px ({configuration})",
+            f"  model       {question.model.name} {spec.size}, {question.resolution} px ({question.configuration})",
             f"  data        {spec.dataset}: {data}",
             f"  step        batch size {question.batch_size}, {question.precision}, {question.device}",
             f"  recipe      {question.recipe.source}",

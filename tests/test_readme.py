@@ -1,0 +1,52 @@
+"""The README's commands are real: each is run (a `bench run` as far as its plan)."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    bench ")]
+TARGETS = re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+def test_the_two_first_commands_are_make_demo_and_make_test():
+    assert TARGETS[:2] == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in TARGETS)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, photos, monkeypatch):
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
+    words = [{"path/to/my_gan.py": str(small_gan)}.get(word, word) for word in shlex.split(command)[1:]]
+    words = [word.replace("folder:my/photos", f"folder:{photos}") for word in words]
+    if words[0] == "list":
+        assert all(main(["list", kind]) == 0 for kind in words[1].split("|"))
+    elif words[0] == "run":
+        code = main([*words, "--dry-run", "--results", str(tmp_path / "results")])
+        needs_files = "lsun-bedroom" in words and "--no-data" not in words
+        assert code == (1 if needs_files else 0), capsys.readouterr().err
+    elif words[0] == "report":
+        assert main([*words, "--results", str(tmp_path / "none"), "--out", str(tmp_path / "reports")]) == 0
+    elif words[0] == "show":
+        assert main([*words, "--results", str(tmp_path / "none")]) == 1  # there is no run of that name
+    else:
+        assert main(words) == 0
