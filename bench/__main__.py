@@ -8,9 +8,10 @@ import sys
 from bench.cli import main
 
 # GNU OpenMP, which torch's CPU kernels use, by default spins for long at the end of every parallel region. Where
-# another process needs one of the cores, that stretches a training step from 0.3 s to 3 s and more (measured here: 220
-# images/s alone, 20 beside one busy process; with this 205 and 120). The record keeps the value.
-SPIN_COUNT = "1000"
+# another process needs one of the cores, that stretches a training step more than tenfold; without any spinning a
+# quiet machine loses a quarter of its speed. Measured on two cores, LadaGAN tiny, images/s alone and beside one busy
+# process: default 240 and under 20, 10000: 250 and 43, 1000: 200 and 120. The record keeps the value.
+SPIN_COUNT = "10000"
 
 
 def run() -> None:

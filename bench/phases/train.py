@@ -1,6 +1,6 @@
 """Train to the budget; keep the log, the fixed-latent sample grids, the averaged weights, and snapshots for `quality`.
 
-Snapshots of the averaged generator are taken at 0, ¼, ½, ¾ and all of the budget. Quality is measured on them
+Snapshots of the averaged generator are taken at 0, ⅓, ⅔ and all of the budget. Quality is measured on them
 afterwards, so that evaluation never runs inside the training and its seconds are its own.
 """
 

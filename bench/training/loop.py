@@ -27,7 +27,7 @@ from bench.training.step import Trainer
 from bench.units import Budget
 
 LOG_EVERY_STEPS = 10
-SNAPSHOT_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SNAPSHOT_FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
 
 
 @dataclass
