@@ -207,12 +207,13 @@ def test_from_the_command_line_to_a_report_with_every_figure(capsys, small_gan, 
         "generate_images_per_s",
         "generate_latency_ms_p50",
         "train_images_per_s",
-        "peak_memory_bytes",
         "rfd_v1",
         "modes_covered",
         "pair_consistency",
     ):
         assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"], column
+    assert row["peak_memory_bytes"] > 0  # the highest of its windows: no interval, so the two columns stay empty
+    assert {"peak_memory_bytes_low", "peak_memory_bytes_high"} <= set(row)
     assert row["status"] == "ok"
     assert not row["publishable"]
     assert row["rfd_v1"] > 20 * row["rfd_v1_real"]  # it has learned nothing in 128 images

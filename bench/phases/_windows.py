@@ -139,7 +139,8 @@ def peak_memory(windows: list[Window]) -> Quantity:
     peaks = [window.readings["peak_memory_bytes"] for window in windows if "peak_memory_bytes" in window.readings]
     if not peaks:
         return unknown("B", "no memory meter on this machine (`bench doctor` says why)", source=source)
-    return Quantity(value=max(peaks), unit="B", n=len(peaks), kind="measured", source=source)
+    note = "the highest of all windows, so without an interval"
+    return Quantity(value=max(peaks), unit="B", n=len(peaks), kind="measured", source=source, note=note)
 
 
 def window_protocol(windows: list[Window], preset: Preset) -> dict[str, JsonValue]:
