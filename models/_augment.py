@@ -12,8 +12,6 @@ The code is ours. One random draw per image and function:
 * translation: by a whole number of pixels, uniform up to ±1/8 of each side (rounded half up); zeros come in.
 * cutout: a square of half the side, its centre uniform over the image, is set to zero; it may stick out of the image.
 
-* brightness (ours): the first step of color alone, which hides neither contrast nor saturation.
-
 Differences: the three colour functions are one expression, equal up to rounding. Derivatives of any order exist.
 """
 
@@ -31,7 +29,7 @@ def diff_augment(x: Tensor, policy: Sequence[str]) -> Tensor:
     Draws from torch's global generator of the images' device.
 
     Raises:
-        ValueError: a name that is not in AUGMENTATIONS.
+        ValueError: a name that is not `color`, `translation` or `cutout`.
     """
     for name in policy:
         if name not in AUGMENTATIONS:
@@ -55,11 +53,6 @@ def color(x: Tensor) -> Tensor:
     return torch.addcmul(grey, x, contrast * saturation)
 
 
-def brightness(x: Tensor) -> Tensor:
-    """Ours: only the first of the three steps of `color`, x + β, on images [b, c, h, w]."""
-    return x + (torch.rand(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device) - 0.5)
-
-
 def translation(x: Tensor) -> Tensor:
     """Shift images [b, c, h, w] by up to an eighth of their side."""
     for dim in (2, 3):
@@ -74,12 +67,7 @@ def cutout(x: Tensor) -> Tensor:
     return x * keep.unsqueeze(1)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "color": color,
-    "brightness": brightness,
-    "translation": translation,
-    "cutout": cutout,
-}
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
 
 
 def _shifted(x: Tensor, dim: int, shift: Tensor) -> Tensor:
