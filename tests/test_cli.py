@@ -208,10 +208,11 @@ def test_from_the_command_line_to_a_report_with_every_figure(capsys, small_gan, 
         "generate_latency_ms_p50",
         "train_images_per_s",
         "rfd_v1",
-        "modes_covered",
         "pair_consistency",
     ):
         assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"], column
+    assert row["modes_covered"] == 0  # no interval follows from none
+    assert {"modes_covered_low", "modes_covered_high"} <= set(row)
     assert row["peak_memory_bytes"] > 0  # the highest of its windows: no interval, so the two columns stay empty
     assert {"peak_memory_bytes_low", "peak_memory_bytes_high"} <= set(row)
     assert row["status"] == "ok"
