@@ -1,7 +1,9 @@
 """What only a GPU can show; `make gpu-check` runs it. Not run where there is none."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bench
 
@@ -40,5 +42,5 @@ def test_cpu_and_gpu_start_from_the_same_weights_and_give_the_same_first_grid(tm
         )
         record = bench.run(spec, results=tmp_path, phases=("train",))
         name = record.phases["train"].artifacts["samples_0000000000"]
-        grids.append((tmp_path / record.run_id / name).read_bytes())
-    assert len(grids[0]) == pytest.approx(len(grids[1]), rel=0.05)
+        grids.append(np.asarray(Image.open(tmp_path / record.run_id / name), dtype=np.int16))
+    assert np.abs(grids[0] - grids[1]).max() <= 2  # of 255: rounding of different kernels
