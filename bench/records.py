@@ -4,6 +4,8 @@ Storage is SI (s, J, W, B, image) and unrounded. Unknown is `value=None` with a 
 
 Schema history (the number is `SCHEMA_VERSION`; one old record per version stays in `tests/records/`):
     1  first version: spec, machine, model, dataset, recipe, phases with their quantities, quality curve.
+    2  figures carry a provenance label and the sensor's systematic error; windows carry the counters' raw end points
+       and why a reading is missing; the question knows the processor's design power.
 """
 
 from __future__ import annotations
@@ -14,13 +16,24 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PhaseName = Literal["cost", "generate", "train_step", "train", "quality"]
 PHASES: tuple[PhaseName, ...] = ("cost", "generate", "train_step", "train", "quality")
 Precision = Literal["fp32", "tf32", "bf16"]
 PresetName = Literal["smoke", "standard", "publish"]
 Kind = Literal["measured", "attributed", "estimated", "simulated", "computed"]
+EnergyLabel = Literal[
+    "measured:nvml-energy-counter",
+    "measured:nvml-power-polling",
+    "measured:rapl",
+    "measured:wall",
+    "attributed:replay",
+    "estimated:tdp",
+    "estimated:codecarbon",
+    "unavailable",
+    "simulated:fake-nvml",
+]
 PhaseStatus = Literal["ok", "skipped", "oom", "failed", "timeout", "invalid", "inconclusive"]
 RunStatus = Literal["ok", "incomplete", "oom", "failed", "timeout", "invalid", "inconclusive"]
 
@@ -51,6 +64,8 @@ class Quantity(Frozen):
         kind: how it is known. An estimate cannot pass for a measurement.
         source: what produced it, for example `perf_counter windows` or `rfd_v1`.
         note: anything a reader must know; required where value is None.
+        label: provenance of an energy, and of what is computed from one; None for every other figure.
+        systematic: relative error of the sensor itself; repeating does not average it away, the interval is without it.
     """
 
     value: Finite | None
@@ -61,6 +76,8 @@ class Quantity(Frozen):
     kind: Kind
     source: str
     note: str = ""
+    label: EnergyLabel | None = None
+    systematic: Finite | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Quantity:
@@ -71,12 +88,23 @@ class Quantity(Frozen):
                 raise ValueError("an unknown quantity has a note that says why, and no interval")
         elif self.low is not None and self.high is not None and not self.low <= self.value <= self.high:
             raise ValueError(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
+        self._check_label()
         return self
 
+    def _check_label(self) -> None:
+        if self.label is None:
+            return
+        if (self.value is None) != (self.label == "unavailable"):
+            raise ValueError("an energy is `unavailable` exactly where its value is None")
+        if self.label != "unavailable" and self.kind not in {self.label.split(":")[0], "computed"}:
+            raise ValueError(f"a figure of kind {self.kind} cannot carry the label {self.label}")
 
-def unknown(unit: str, note: str, *, source: str, kind: Kind = "measured") -> Quantity:
-    """A quantity that could not be known, with the reason in one sentence."""
-    return Quantity(value=None, unit=unit, kind=kind, source=source, note=note)
+
+def unknown(
+    unit: str, note: str, *, source: str, kind: Kind = "measured", label: EnergyLabel | None = None
+) -> Quantity:
+    """A quantity that could not be known, with the reason in one sentence; an energy has the label `unavailable`."""
+    return Quantity(value=None, unit=unit, kind=kind, source=source, note=note, label=label)
 
 
 class RunSpec(Frozen):
@@ -92,6 +120,8 @@ class RunSpec(Frozen):
         train_for: a budget such as `200kimg`, `5min`, `0.2kWh`; None is the preset's.
         preset: how long and how often to measure.
         no_data: measure cost and speed on random images of the data set's shape; no training, no quality.
+        tdp_w: thermal design power of the processor in watts, as its maker states it: allows an estimate of the energy
+            where there is no meter.
     """
 
     model: str
@@ -105,6 +135,7 @@ class RunSpec(Frozen):
     train_for: str | None = None
     preset: PresetName = "standard"
     no_data: bool = False
+    tdp_w: Finite | None = Field(default=None, gt=0)
 
 
 class Machine(Frozen):
@@ -138,6 +169,8 @@ class Window(Frozen):
         num_units: units of work done (images).
         duration_s: monotonic seconds between the synchronised edges.
         readings: what the meters read over the window, names ending in their units.
+        edges: raw values of the counters at the two edges, by counter.
+        problems: reading → why it has no value in this window (a reset, a lost GPU, a failed read).
         flags: what disturbed it.
     """
 
@@ -147,6 +180,8 @@ class Window(Frozen):
     num_units: int
     duration_s: Finite
     readings: dict[str, Finite]
+    edges: dict[str, tuple[Finite, Finite]] = {}
+    problems: dict[str, str] = {}
     flags: tuple[str, ...] = ()
 
 
@@ -216,7 +251,7 @@ class Finding(Frozen):
 class Record(Frozen):
     """The answer to one RunSpec on one machine. A failed run is a record too."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     run_id: str
     harness_version: str
     created_at: str

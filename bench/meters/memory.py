@@ -12,26 +12,26 @@ from pathlib import Path
 
 import torch
 
-from bench.meters._spec import Meter, MeterSpec
+from bench.meters._spec import Meter, MeterSpec, Readings
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5\n"
 
 
-class CpuMemoryMeter:
+class CpuMemoryMeter(Meter):
     """High-water mark of the resident set, bytes."""
 
     def start(self) -> None:
         """Set the mark back to the present size."""
         _CLEAR_REFS.write_text(_RESET_PEAK)
 
-    def stop(self) -> dict[str, float]:
+    def stop(self) -> Readings:
         """The mark now."""
-        return {"peak_memory_bytes": _peak_resident_bytes()}
+        return Readings(values={"peak_memory_bytes": _peak_resident_bytes()})
 
 
-class GpuMemoryMeter:
+class GpuMemoryMeter(Meter):
     """High-water marks of torch's allocator on one device, bytes."""
 
     def __init__(self, device: str) -> None:
@@ -41,12 +41,14 @@ class GpuMemoryMeter:
         """Set the marks back to the present size."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def stop(self) -> dict[str, float]:
+    def stop(self) -> Readings:
         """The marks now."""
-        return {
-            "peak_memory_bytes": float(torch.cuda.max_memory_allocated(self._device)),
-            "peak_reserved_bytes": float(torch.cuda.max_memory_reserved(self._device)),
-        }
+        return Readings(
+            values={
+                "peak_memory_bytes": float(torch.cuda.max_memory_allocated(self._device)),
+                "peak_reserved_bytes": float(torch.cuda.max_memory_reserved(self._device)),
+            }
+        )
 
 
 def _peak_resident_bytes() -> float:
@@ -56,8 +58,8 @@ def _peak_resident_bytes() -> float:
     return float(int(match[1]) * 1024)
 
 
-def _why_unavailable() -> str | None:
-    if torch.cuda.is_available():
+def _why_unavailable(device: str) -> str | None:
+    if device != "cpu":
         return None
     try:
         _CLEAR_REFS.write_text(_RESET_PEAK)
