@@ -40,15 +40,27 @@ class Objective(Protocol):
 
     An implementation is a frozen dataclass of plain scalars and strings, so that a record can keep it. Both draw
     their randomness from torch's global generators, which the trainer has seeded for the step. The generator's
-    forward pass is theirs too: `discriminator_loss` takes it without gradient.
+    forward pass is theirs too: `discriminator_loss` takes it without gradient. Running means (of path lengths, say) are
+    buffers of a network, never attributes of the objective.
+
+    `step` counts optimiser steps from 0: a penalty that is taken every k-th step is due where `step % k == 0`.
     """
 
-    def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor) -> Loss:
+    @property
+    def period(self) -> int:
+        """Steps after which the pattern of penalties repeats; 1 where every step is alike."""
+        ...
+
+    def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """real [b, 3, h, w] in [-1, 1] and z [b, latent_dim] → what the discriminator minimises."""
         ...
 
-    def generator_loss(self, gan: Gan, z: Tensor) -> Loss:
-        """z [b, latent_dim] → what the generator minimises."""
+    def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
+        """z [b, latent_dim] → what the generator minimises; `real` is for relativistic losses, most ignore it."""
+        ...
+
+    def without_penalty(self) -> Objective:
+        """The same losses without the gradient penalty, to measure what it costs; itself where there is none."""
         ...
 
 
@@ -62,6 +74,8 @@ class Recipe:
         precision: `fp32`, `tf32` or `bf16`.
         generator_lr, discriminator_lr, adam_betas, adam_eps: Adam's settings.
         ema_decay: per step, from step 0 on; parameters and buffers.
+        num_discriminator_steps: discriminator updates, each on a batch of its own, per generator update.
+        max_gradient_norm: of all gradients of one network together, clipped before its update; None clips nothing.
         objective: the two losses.
         source: where these values are written down, and which of them are ours.
     """
@@ -74,6 +88,8 @@ class Recipe:
     adam_betas: tuple[float, float]
     adam_eps: float = 1e-8
     ema_decay: float
+    num_discriminator_steps: int = 1
+    max_gradient_norm: float | None = None
     objective: Objective
     source: str
 
@@ -88,7 +104,10 @@ class GanSpec:
         attention: class and cost in tokens n, for example `additive, O(n)`.
         resolutions: pixels per side → where that configuration comes from (`paper`, or `ours: …`).
         sizes: named sizes; `paper` is the default and `tiny` trains on two CPU cores.
-        build: (resolution, size) → networks. Must work under `torch.device("meta")`.
+        attentions: operators that `--attention` chooses from → class and cost in tokens, the default first; empty where
+            there is one only, which `attention` names.
+        build: (resolution, size) → networks, with a third argument, the operator's name, where `attentions` is not
+            empty. Must work under `torch.device("meta")`.
         recipe: (dataset name, resolution, size) → how to train it there.
     """
 
@@ -100,5 +119,6 @@ class GanSpec:
     attention: str
     resolutions: Mapping[int, str]
     sizes: tuple[str, ...] = field(default=("paper", "tiny"))
-    build: Callable[[int, str], Gan]
+    attentions: Mapping[str, str] = field(default_factory=dict)
+    build: Callable[..., Gan]
     recipe: Callable[[str, int, str], Recipe]

@@ -25,16 +25,23 @@ from models._spec import Gan, GanSpec, Loss, Recipe
 class Logistic:
     weight: float = 1.0
 
-    def discriminator_loss(self, gan, real, z):
+    @property
+    def period(self):
+        return 1
+
+    def discriminator_loss(self, gan, real, z, step):
         with torch.no_grad():
             fake = gan.generator(z)
         real_loss = F.softplus(-gan.discriminator(real)).mean()
         fake_loss = F.softplus(gan.discriminator(fake)).mean()
         return Loss(real_loss + fake_loss, {"real": real_loss, "fake": fake_loss})
 
-    def generator_loss(self, gan, z):
+    def generator_loss(self, gan, real, z, step):
         fake_loss = F.softplus(-gan.discriminator(gan.generator(z))).mean()
         return Loss(fake_loss, {"fake": fake_loss})
+
+    def without_penalty(self):
+        return self
 
 
 def build(resolution, size):

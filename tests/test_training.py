@@ -106,7 +106,11 @@ def test_a_step_is_one_adam_update_of_each_network_as_written_by_hand(trainer, s
         for optimiser, loss in zip(optimisers, ("d", "g"), strict=True):
             z = torch.randn(16, 8)
             objective = recipe.objective
-            value = objective.discriminator_loss(gan, real, z) if loss == "d" else objective.generator_loss(gan, z)
+            value = (
+                objective.discriminator_loss(gan, real, z, 0)
+                if loss == "d"
+                else objective.generator_loss(gan, real, z, 0)
+            )
             optimiser.zero_grad()
             value.total.backward()
             optimiser.step()

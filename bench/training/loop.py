@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +30,22 @@ from bench.units import Budget
 
 LOG_EVERY_STEPS = 10
 SNAPSHOT_FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
+
+
+class Watch(Protocol):
+    """Whoever reads meters over the segments of a training; the device is idle at both edges of a segment."""
+
+    def start(self, num_images_shown: int) -> None:
+        """A segment begins."""
+        ...
+
+    def tick(self) -> None:
+        """Between two steps, every LOG_EVERY_STEPS of them: a counter that wraps can be read."""
+        ...
+
+    def stop(self, num_images_shown: int) -> None:
+        """The segment ends, because a snapshot is due."""
+        ...
 
 
 @dataclass
@@ -48,12 +66,14 @@ def train(
     batch_size: int,
     log_path: Path,
     snapshot: Callable[[TrainingTimes], None],
+    watch: Watch | None = None,
 ) -> TrainingTimes:
     """Train until the budget is used up.
 
     Args:
         snapshot: called with the trainer idle at each of SNAPSHOT_FRACTIONS of the budget, the untrained state
             first; its time is kept apart and does not count against the budget.
+        watch: told when a segment between two snapshots begins and ends.
         log_path: JSONL, one line per LOG_EVERY_STEPS with the means of the losses over those steps.
 
     Raises:
@@ -63,6 +83,7 @@ def train(
     times = TrainingTimes()
     pending = list(SNAPSHOT_FRACTIONS)
     losses = _LossMeans()
+    is_watched = False
     with _Log(log_path) as log, _progress_bar(budget) as bar, _Prefetch(images, trainer.seed, batch_size) as batches:
         while pending:
             used = _fraction_used(budget, trainer.num_images_shown, times.train_s)
@@ -73,12 +94,20 @@ def train(
                 times.train_s += perf_counter() - read_started
                 log.write({"images_shown": trainer.num_images_shown, "duration_s": times.train_s} | times.last_losses)
                 _show_progress(bar, budget, trainer.num_images_shown, times)
+                if watch is not None:
+                    watch.tick()
             if is_snapshot_due:
+                if is_watched and watch is not None:
+                    watch.stop(trainer.num_images_shown)
+                    is_watched = False
                 snapshot_started = perf_counter()
                 snapshot(times)
                 times.snapshot_s += perf_counter() - snapshot_started
                 pending = [fraction for fraction in pending if fraction > used]
                 continue
+            if not is_watched and watch is not None:
+                watch.start(trainer.num_images_shown)
+                is_watched = True
             step_started = perf_counter()
             batch = batches.next()
             times.data_wait_s += perf_counter() - step_started
@@ -121,17 +150,19 @@ class _LossMeans:
     def __init__(self) -> None:
         self.num_steps = 0
         self._sums: dict[str, Tensor] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():
+        for name, loss in losses.items():  # a penalty or the generator's update may be due in some steps only
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss
+            self._counts[name] += 1
         self.num_steps += 1
 
     def read(self, num_images_shown: int) -> dict[str, float]:
         names = list(self._sums)
-        means = (torch.stack([self._sums[name].float() for name in names]) / self.num_steps).tolist()
-        self.num_steps, self._sums = 0, {}
-        result = dict(zip(names, means, strict=True))
+        sums = torch.stack([self._sums[name].float() for name in names]).tolist()
+        result = {name: total / self._counts[name] for name, total in zip(names, sums, strict=True)}
+        self.num_steps, self._sums, self._counts = 0, {}, Counter()
         broken = [name for name, mean in result.items() if not math.isfinite(mean)]
         if broken:
             raise BenchError(
