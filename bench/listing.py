@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
+from bench.calibration import calibrate as measure_peaks
+from bench.calibration import save
 from bench.catalog import DATASETS, METERS, METRICS, MODELS
 from bench.errors import MissingDataError
 from bench.machine import look, settle_device
+from bench.meters._spec import EnergySource
+from bench.phases._overhead import measure_overhead, overhead_table
+from bench.records import Quantity
 from bench.units import format_bytes
 
 
@@ -39,13 +45,58 @@ def datasets() -> str:
     return _table(["data set", "title", "resolutions", "licence", "here"], rows)
 
 
-def meters() -> str:
+def meters(device: str | None = None) -> str:
     """Every meter: what it reads, and why this machine cannot read it where it cannot."""
+    settled = settle_device(device)
     rows = []
     for name in METERS.names():
         spec = METERS.load(name)
-        rows.append([name, spec.title, ", ".join(spec.readings), spec.why_unavailable() or "usable"])
+        rows.append([name, spec.title, ", ".join(spec.readings), spec.why_unavailable(settled) or "usable"])
     return _table(["meter", "title", "readings", "here"], rows)
+
+
+def energy_sources(device: str) -> str:
+    """Every energy that can be read here: its provenance, the counter's period, the sensor's own error."""
+    rows = []
+    for name in METERS.names():
+        spec = METERS.load(name)
+        if spec.why_unavailable(device) is None:
+            meter = spec.open(device)
+            for reading, source in meter.energy_sources().items():
+                period = f"{source.period_s * 1000:.3g} ms" if source.period_s else "continuous"
+                rows.append([reading, source.label, period, f"± {source.systematic:.0%}", _role(source)])
+            meter.close()
+    if all(row[-1] == "second opinion" for row in rows):
+        rows.append(["(none measured)", "unavailable", "", "", "energy is null; --tdp-w allows an estimate"])
+    return _table(["energy", "provenance", "counter period", "sensor error", "role"], rows)
+
+
+def calibrate(device: str | None, results: Path, say: Callable[[str], None]) -> str:
+    """Measure this machine's own peaks and keep them in `results/calibrations` → what was found."""
+    calibration = measure_peaks(settle_device(device), say)
+    path = save(calibration, results)
+    rows = [[f"matrix product, {precision}", _rate(rate)] for precision, rate in calibration.macs_per_s.items()]
+    rows.append(["copy, read + written", _rate(calibration.copy_bytes_per_s)])
+    kept = f"Kept in {path}; from now on runs here say what share of it they use."
+    return f"{_table(['peak', 'rate, 95 % interval'], rows)}\n{kept}"
+
+
+def overhead(device: str | None, say: Callable[[str], None]) -> str:
+    """What the meters and the harness cost, beside this machine's noise."""
+    return overhead_table(measure_overhead(settle_device(device), say=say))
+
+
+def _role(source: EnergySource) -> str:
+    return "second opinion" if source.is_cross_check else f"headline, {source.part}"
+
+
+def _rate(rate: Quantity) -> str:
+    """`49.4 [47.8, 50.7] MAC/s`."""
+    ends = [None if each is None else each / 1e9 for each in (rate.value, rate.low, rate.high)]
+    if ends[0] is None:
+        return rate.note
+    interval = "" if ends[1] is None or ends[2] is None else f" [{ends[1]:.3g}, {ends[2]:.3g}]"
+    return f"{ends[0]:.3g}{interval} G{rate.unit}"
 
 
 def metrics() -> str:
@@ -59,9 +110,9 @@ def metrics() -> str:
     return _table(["metric", "figure", "unit", "better", "images", "meaning"], rows)
 
 
-def doctor() -> str:
+def doctor(asked: str | None = None) -> str:
     """The machine, its meters, what cannot be measured here and why, and which data sets are here."""
-    device = settle_device(None)
+    device = settle_device(asked)
     machine = look(device)
     gpus = ", ".join(machine.gpus) or "none (torch sees no CUDA device)"
     cpu_limit = "none" if machine.container_cpu_limit is None else f"{machine.container_cpu_limit:g} cores"
@@ -76,10 +127,10 @@ def doctor() -> str:
             f"{machine.driver or 'no NVIDIA driver answers'}, torch built for {machine.cuda or 'CPU only'}",
         ],
         ["precisions", "fp32, bf16" + (", tf32" if device != "cpu" else " (tf32 needs an NVIDIA GPU)")],
-        ["energy, CO2", "not measured: this version has no energy meter"],
+        ["CO2", "computed when reporting, from measured joules and --grid; no country is ever assumed"],
         ["device used", f"{device} unless --device says otherwise; bf16 supported: {_has_bf16(device)}"],
     ]
-    return "\n\n".join([tabulate(facts, tablefmt="plain"), meters(), datasets()])
+    return "\n\n".join([tabulate(facts, tablefmt="plain"), meters(device), energy_sources(device), datasets()])
 
 
 def _has_bf16(device: str) -> str:

@@ -10,18 +10,22 @@ import dataclasses
 import gc
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from types import ModuleType
 
 import torch
+from pydantic import JsonValue
 
-from bench import __version__
+from bench import __version__, calibration
 from bench.catalog import METERS
 from bench.errors import BenchError, StorageError
-from bench.machine import look, set_backend
+from bench.machine import fingerprint, look, set_backend
 from bench.meters._spec import Meter
 from bench.phases import cost, generate, quality, train, train_step
 from bench.phases._context import Context, Outcome, Question
@@ -40,7 +44,7 @@ from bench.records import (
     RunSpec,
     status_of,
 )
-from bench.store import RunFolder, write_atomically
+from bench.store import RunFolder, load_all, write_atomically
 
 _PHASE_MODULES: dict[PhaseName, ModuleType] = {
     "cost": cost,
@@ -63,6 +67,7 @@ def run(
     phases: Sequence[PhaseName] = PHASES,
     fresh: bool = False,
     say: Callable[[str], None] = _silent,
+    show_plan: Callable[[Plan], None] | None = None,
 ) -> Record:
     """Answer the question, or what is missing of the answer.
 
@@ -72,6 +77,7 @@ def run(
         phases: which phases to do now; the others stay as they are in the record.
         fresh: forget what was measured before.
         say: where sentences for a person go (the plan, the progress of the phases).
+        show_plan: takes the plan in place of `say`, to add to its text.
 
     Returns:
         The record as it is on disk. Its status says whether a phase failed; a failed phase does not raise.
@@ -85,18 +91,30 @@ def run(
     machine = look(question.device)
     run_id = run_id_of(question, machine)
     folder = RunFolder(Path(results), run_id)
-    with folder.locked(say):
+    with folder.locked(say), ExitStack() as opened:
         # What is there already
         if fresh:
             folder.clear()
         record = folder.read() or _new_record(question, run_id, machine=machine)
         todo, kept = _split(record, phases)
-        say(make_plan(question, run_id, todo=todo, kept=kept).text())
-        meters = open_meters(question.device)
+        earlier_w = _earlier_power_w(Path(results), machine)
+        planned = make_plan(question, run_id, todo=todo, kept=kept, earlier_w=earlier_w)
+        (show_plan or (lambda each: say(each.text())))(planned)
+        peaks = calibration.load(Path(results), machine, question.device)
+        meters = opened.enter_context(open_meters(question.device, in_windows=True))
         # Phase by phase; each is on disk before the next begins
         for name in todo:
             say(f"{name} …")
-            context = Context(question=question, folder=folder, meters=meters, done=record.phases, say=say)
+            context = Context(
+                question=question,
+                folder=folder,
+                machine=machine,
+                meters=meters,
+                stretch_meters=partial(open_meters, question.device, in_windows=False),
+                calibration=peaks,
+                done=record.phases,
+                say=say,
+            )
             started_at, started = _now(), perf_counter()
             outcome = _attempt(name, context)
             if outcome.windows:
@@ -108,7 +126,7 @@ def run(
                 started_at=started_at,
                 duration_s=perf_counter() - started,
                 quantities=outcome.quantities,
-                protocol=outcome.protocol | {"backend": backend, "meters": [*sorted(meters)]},
+                protocol=outcome.protocol | {"backend": backend, "meters": _facts(meters)},
                 artifacts=outcome.artifacts,
             )
             record = _with_phase(record, result, outcome)
@@ -120,17 +138,41 @@ def run(
 def plan(spec: RunSpec, *, results: Path | str = "results", phases: Sequence[PhaseName] = PHASES) -> Plan:
     """What `run` would do, without doing or writing any of it. Raises as `run` does."""
     question = settle(spec)
-    run_id = run_id_of(question, look(question.device))
+    machine = look(question.device)
+    run_id = run_id_of(question, machine)
     folder = RunFolder(Path(results), run_id)
     record = folder.read()
     todo, kept = _split(record, phases) if record else (list(phases), [])
-    return make_plan(question, run_id, todo=todo, kept=kept)
+    earlier_w = _earlier_power_w(Path(results), machine)
+    return make_plan(question, run_id, todo=todo, kept=kept, earlier_w=earlier_w)
 
 
-def open_meters(device: str) -> dict[str, Meter]:
-    """Every meter this machine can read, by name."""
+def _earlier_power_w(results: Path, machine: Machine) -> dict[PhaseName, float]:
+    """Phase → median power that runs on this very machine drew in it; only phases that any run measured."""
+    runs, _ = load_all(results)
+    own = [run.record for run in runs if fingerprint(run.record.machine) == fingerprint(machine)]
+    phases: tuple[PhaseName, ...] = ("generate", "train_step")
+    found = {phase: [record.quantity(f"{phase}_power_w") for record in own] for phase in phases}
+    known = {phase: [each.value for each in every if each and each.value is not None] for phase, every in found.items()}
+    return {phase: median(values) for phase, values in known.items() if values}
+
+
+@contextmanager
+def open_meters(device: str, *, in_windows: bool) -> Iterator[dict[str, Meter]]:
+    """Every meter this machine can read, by name: those for windows, or those for long stretches; closed afterwards."""
     specs = {name: METERS.load(name) for name in METERS.names()}
-    return {name: spec.open(device) for name, spec in specs.items() if spec.why_unavailable() is None}
+    wanted = {name: spec for name, spec in specs.items() if spec.in_windows == in_windows}
+    with ExitStack() as closing:
+        meters: dict[str, Meter] = {}
+        for name, spec in wanted.items():
+            if spec.why_unavailable(device) is None:
+                meters[name] = spec.open(device)
+                closing.callback(meters[name].close)
+        yield meters
+
+
+def _facts(meters: dict[str, Meter]) -> dict[str, JsonValue]:
+    return {name: meter.facts() for name, meter in sorted(meters.items())}
 
 
 def _split(record: Record, phases: Sequence[PhaseName]) -> tuple[list[PhaseName], list[PhaseName]]:

@@ -87,15 +87,17 @@ def test_a_data_set_opens_or_says_in_one_sentence_what_to_fetch(name, tmp_path, 
 @pytest.mark.parametrize("name", METERS.names())
 def test_a_meter_reads_what_it_declares_or_says_why_it_cannot(name):
     spec = METERS.load(name)
-    reason = spec.why_unavailable()
+    reason = spec.why_unavailable("cpu")
     if reason is not None:
         assert len(reason) > 10
         return
     meter = spec.open("cpu")
     meter.start()
     readings = meter.stop()
-    assert readings
-    assert set(readings) <= set(spec.readings)
+    meter.close()
+    assert readings.values or readings.problems
+    assert {*readings.values, *readings.problems} <= set(spec.readings)
+    assert set(meter.energy_sources()) <= {name for name in spec.readings if name.endswith("_energy_j")}
 
 
 def test_the_figures_of_all_metrics_have_names_of_their_own():

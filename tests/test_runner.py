@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_losses_and_the_same_images(small_gan, tmp_
 
 def test_a_model_that_fails_leaves_a_record_with_the_reason_and_the_other_phases(small_gan, tmp_path):
     text = small_gan.read_text().replace(
-        "def generator_loss(self, gan, z):", "def generator_loss(self, gan, z):\n        1 / 0"
+        "def generator_loss(self, gan, real, z, step):", "def generator_loss(self, gan, real, z, step):\n        1 / 0"
     )
     small_gan.write_text(text)
     record = run(spec(small_gan), results=tmp_path)
@@ -101,8 +101,8 @@ def test_a_model_that_fails_leaves_a_record_with_the_reason_and_the_other_phases
 
 
 def test_running_out_of_memory_is_recorded_with_its_batch_size(small_gan, tmp_path):
-    hungry = "def generator_loss(self, gan, z):\n        torch.empty(2**48)"
-    small_gan.write_text(small_gan.read_text().replace("def generator_loss(self, gan, z):", hungry))
+    hungry = "def generator_loss(self, gan, real, z, step):\n        torch.empty(2**48)"
+    small_gan.write_text(small_gan.read_text().replace("def generator_loss(self, gan, real, z, step):", hungry))
     record = run(spec(small_gan), results=tmp_path, phases=("train_step",))
     assert record.status == "oom"
     assert "batch size 8" in record.phases["train_step"].reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
+from bench.calibration import Calibration
 from bench.catalog import METRICS, FoundDataset, FoundModel
 from bench.datasets._spec import Images, OpenDataset
 from bench.meters._spec import Meter
 from bench.metrics._spec import MetricSpec
 from bench.records import (
     CurvePoint,
+    Machine,
     PhaseName,
     PhaseResult,
     PhaseStatus,
@@ -43,6 +46,9 @@ class Preset:
             or the time cap before that makes the phase inconclusive.
         max_duration_s: cap of one series of windows, warm-up apart; one window is always measured.
         num_latency_samples: single calls timed for the latency.
+        idle_s: idle power is read this long before and after each series, where there is an energy meter.
+        replay_s: each part of a step is replayed alone about this long.
+        has_long_windows: where there is an energy meter, windows are long enough for joules that may be published.
         train_for: default training budget; None is the recipe's number of images.
     """
 
@@ -52,6 +58,9 @@ class Preset:
     target_half_width: float | None
     max_duration_s: float
     num_latency_samples: int
+    idle_s: float
+    replay_s: float
+    has_long_windows: bool
     train_for: str | None
     is_publishable: bool
 
@@ -66,6 +75,9 @@ PRESETS: dict[PresetName, Preset] = {
         target_half_width=None,
         max_duration_s=30,
         num_latency_samples=30,
+        idle_s=1,
+        replay_s=0.5,
+        has_long_windows=False,
         train_for="10s",
         is_publishable=False,
     ),
@@ -76,6 +88,9 @@ PRESETS: dict[PresetName, Preset] = {
         target_half_width=0.01,
         max_duration_s=180,
         num_latency_samples=300,
+        idle_s=10,
+        replay_s=3,
+        has_long_windows=False,
         train_for="5min",
         is_publishable=True,
     ),
@@ -86,6 +101,9 @@ PRESETS: dict[PresetName, Preset] = {
         target_half_width=0.01,
         max_duration_s=1200,
         num_latency_samples=1000,
+        idle_s=30,
+        replay_s=10,
+        has_long_windows=True,
         train_for=None,
         is_publishable=True,
     ),
@@ -153,13 +171,28 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a phase works with; `done` holds the phases that are already in the record."""
+    """What a phase works with.
+
+    Attributes:
+        meters: those that read every window.
+        stretch_meters: opens, for a `with` block, those that read long stretches only.
+        calibration: this machine's own peaks; None where it was not calibrated.
+        done: the phases that are already in the record.
+    """
 
     question: Question
     folder: RunFolder
+    machine: Machine
     meters: dict[str, Meter]
+    stretch_meters: Callable[[], AbstractContextManager[dict[str, Meter]]]
+    calibration: Calibration | None
     done: dict[PhaseName, PhaseResult]
     say: Callable[[str], None]
+
+    def cost(self, name: str) -> Quantity | None:
+        """A figure of the cost phase, or None where that phase has not spoken."""
+        counted = self.done.get("cost")
+        return None if counted is None else counted.quantities.get(name)
 
 
 @dataclass(kw_only=True)

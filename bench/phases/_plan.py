@@ -1,12 +1,13 @@
-"""What a run is about to do, printed before it starts: every settled choice, minutes, disk.
+"""What a run is about to do, printed before it starts: every settled choice, minutes, watt-hours, disk.
 
 The minutes are rough: MACs counted on `meta`, over a third of the rate of a 1024 × 1024 matrix product on the device
-(a share that is ours, from experience with small networks, not a measurement).
+(a share that is ours, from experience with small networks, not a measurement). The watt-hours are those minutes times
+the power that earlier runs on this machine drew; without such runs they are unknown, or bounded by `--tdp-w`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -34,6 +35,8 @@ class Plan:
     Attributes:
         phase_s: estimated seconds of each phase that is still to do.
         disk_bytes: estimated bytes written.
+        energy_j: estimated joules, or None where nothing tells this machine's power.
+        energy_basis: what `energy_j` rests on, or why it is None.
     """
 
     run_id: str
@@ -41,6 +44,8 @@ class Plan:
     phase_s: dict[PhaseName, float]
     kept: tuple[PhaseName, ...]
     disk_bytes: int
+    energy_j: float | None
+    energy_basis: str
 
     def text(self) -> str:
         """The plan for a person."""
@@ -64,8 +69,19 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(question: Question, run_id: str, *, todo: Sequence[PhaseName], kept: Sequence[PhaseName]) -> Plan:
-    """Estimate the phases in `todo`."""
+def make_plan(
+    question: Question,
+    run_id: str,
+    *,
+    todo: Sequence[PhaseName],
+    kept: Sequence[PhaseName],
+    earlier_w: Mapping[PhaseName, float],
+) -> Plan:
+    """Estimate the phases in `todo`.
+
+    Args:
+        earlier_w: power this machine drew in the phases `generate` and `train_step` of earlier runs, where known.
+    """
     gan = question.build("meta")
     macs_g, _ = count_macs(gan.generator, torch.empty(1, gan.latent_dim, device="meta"))
     image = torch.empty(1, 3, question.resolution, question.resolution, device="meta")
@@ -86,13 +102,30 @@ def make_plan(question: Question, run_id: str, *, todo: Sequence[PhaseName], kep
     weights_bytes = 4 * count_params(gan.generator)
     num_snapshots = len(SNAPSHOT_FRACTIONS) if "train" in todo and question.dataset is not None else 0
     grid_bytes = 64 * 3 * question.resolution**2
+    phase_s = {phase: every[phase] for phase in todo}
+    energy_j, energy_basis = _energy(phase_s, earlier_w, question.spec.tdp_w)
     return Plan(
         run_id=run_id,
         question=question,
-        phase_s={phase: every[phase] for phase in todo},
+        phase_s=phase_s,
+        energy_j=energy_j,
+        energy_basis=energy_basis,
         kept=tuple(kept),
         disk_bytes=num_snapshots * (weights_bytes + grid_bytes) + 2**20,
     )
+
+
+def _energy(
+    phase_s: Mapping[PhaseName, float], earlier_w: Mapping[PhaseName, float], tdp_w: float | None
+) -> tuple[float | None, str]:
+    """(joules, what they rest on); None and why where nothing tells the power."""
+    if {"generate", "train_step"} <= earlier_w.keys():
+        like_training = ("train_step", "train")
+        power_w = {phase: earlier_w["train_step" if phase in like_training else "generate"] for phase in phase_s}
+        return sum(seconds * power_w[phase] for phase, seconds in phase_s.items()), "power of earlier runs here"
+    if tdp_w is not None:
+        return tdp_w * sum(phase_s.values()), f"at most, at {tdp_w:g} W all the time"
+    return None, "no earlier run on this machine measured its power"
 
 
 def _windows_s(question: Question, call_s: float) -> float:

@@ -1,5 +1,7 @@
 """How fast the trained networks' shape makes images: throughput at the batch size, latency at batch 1, peak memory.
 
+Cold start, what a fresh process pays before its first image, is measured first and reported apart.
+
 Compute does not depend on what the weights are or what the images show, so freshly initialised weights are timed.
 """
 
@@ -7,10 +9,14 @@ from __future__ import annotations
 
 import torch
 
-from bench.phases._context import Context, Outcome
+from bench.phases._cold_start import measure_cold_start
+from bench.phases._context import Context, Outcome, Preset
+from bench.phases._energy import EnergySetup, energy_protocol, energy_quantities, lengthened, measure_idle, setup_of
+from bench.phases._roofline import roofline
 from bench.phases._windows import (
     TimedWork,
     counted,
+    drift,
     measure_latency,
     measure_throughput,
     peak_memory,
@@ -27,12 +33,52 @@ _MIN_SAMPLES_FOR_P99 = 300
 
 @torch.no_grad()
 def measure(context: Context) -> Outcome:
-    """Quantities `generate_images_per_s`, `generate_latency_ms_p50`, `…_p99`, `generate_peak_memory_bytes`."""
+    """Quantities `generate_images_per_s`, `generate_latency_ms_p50`, `…_p99`, `generate_peak_memory_bytes`, and others.
+
+    The others: `cold_start_…_s` and the energies.
+    """
+    question = context.question
+    cold_start = measure_cold_start(question)
+    setup = setup_of(context)
+    preset = lengthened(question.preset, setup)
+    batches, singles, idle = _windows(context, setup, preset)
+    throughput = rate(batches, "generate.batch")
+    status, reason = verdict({"generate_images_per_s": throughput}, question.preset, [drift(batches, "generate.batch")])
+    shares = roofline(
+        "generate",
+        macs=context.cost("macs_generator"),
+        num_bytes=context.cost("bytes_generator_per_image"),
+        images_per_s=throughput,
+        precision=question.precision,
+        calibration=context.calibration,
+    )
+    return Outcome(
+        status=status,
+        reason=reason,
+        quantities={
+            "generate_images_per_s": throughput,
+            "generate_latency_ms_p50": _latency_ms(singles, 0.5),
+            "generate_latency_ms_p99": _latency_ms(singles, 0.99),
+            "generate_peak_memory_bytes": peak_memory(batches),
+            **cold_start,
+            **shares.quantities,
+            **energy_quantities("generate", batches + idle, "generate.batch", setup),
+        },
+        protocol={
+            **shares.protocol,
+            **window_protocol(batches + singles, preset, question.device),
+            "batch_size": question.batch_size,
+            "energy": energy_protocol(batches, "generate.batch", setup),
+        },
+        windows=batches + singles + idle,
+    )
+
+
+def _windows(context: Context, setup: EnergySetup, preset: Preset) -> tuple[list[Window], list[Window], list[Window]]:
+    """Windows of whole batches, of single images, and of idling before and after the batches."""
     question = context.question
     generator, latent_dim = question.build_generator(question.device)
     z_batch = latents(question.spec.seed, 0, question.batch_size, latent_dim).to(question.device)
-    z_single = z_batch[:1]
-    device_type = torch.device(question.device).type
 
     def timed(series: str, z: torch.Tensor) -> TimedWork:
         return TimedWork(
@@ -43,23 +89,13 @@ def measure(context: Context) -> Outcome:
             meters=context.meters,
         )
 
+    device_type = torch.device(question.device).type
     with torch.autocast(device_type, dtype=torch.bfloat16, enabled=question.precision == "bf16"):
-        batches = measure_throughput(timed("generate.batch", z_batch), question.preset)
-        singles = measure_latency(timed("generate.latency", z_single), question.preset)
-    throughput = rate(batches, "generate.batch")
-    status, reason = verdict({"generate_images_per_s": throughput}, question.preset)
-    return Outcome(
-        status=status,
-        reason=reason,
-        quantities={
-            "generate_images_per_s": throughput,
-            "generate_latency_ms_p50": _latency_ms(singles, 0.5),
-            "generate_latency_ms_p99": _latency_ms(singles, 0.99),
-            "generate_peak_memory_bytes": peak_memory(batches),
-        },
-        protocol=window_protocol(batches + singles, question.preset) | {"batch_size": question.batch_size},
-        windows=batches + singles,
-    )
+        idle = measure_idle(setup, context, "generate.batch")
+        batches = measure_throughput(timed("generate.batch", z_batch), preset)
+        idle += measure_idle(setup, context, "generate.batch")
+        singles = measure_latency(timed("generate.latency", z_batch[:1]), question.preset)
+    return batches, singles, idle
 
 
 def _latency_ms(windows: list[Window], probability: float) -> Quantity:

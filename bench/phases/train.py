@@ -11,6 +11,8 @@ from pydantic import JsonValue
 
 from bench.errors import BenchError
 from bench.phases._context import Context, Outcome, Question
+from bench.phases._energy import energy_protocol, measure_idle, setup_of
+from bench.phases._train_energy import SERIES, TrainingWatch, train_energy
 from bench.records import Quantity
 from bench.store import storage_errors, write_atomically
 from bench.training.images import generate, grid_png
@@ -44,20 +46,30 @@ def measure(context: Context) -> Outcome:
         _save_snapshot(context, trainer, outcome.artifacts)
         snapshots.append({"num_images_shown": shown, "train_duration_s": times.train_s})
 
-    times = train(
-        trainer,
-        question.dataset.train,
-        budget=question.budget,
-        batch_size=question.batch_size,
-        log_path=context.folder.path / LOG_FILE,
-        snapshot=snapshot,
-    )
+    setup = setup_of(context)
+    windows = measure_idle(setup, context, SERIES)
+    with context.stretch_meters() as beside:
+        watch = TrainingWatch(context.meters | beside)
+        times = train(
+            trainer,
+            question.dataset.train,
+            budget=question.budget,
+            batch_size=question.batch_size,
+            log_path=context.folder.path / LOG_FILE,
+            snapshot=snapshot,
+            watch=watch,
+        )
+        outcome.windows = windows + watch.windows + measure_idle(setup, context, SERIES)
+        energies = train_energy(outcome.windows, setup, context.meters | beside)
+        outcome.protocol["meters_of_long_stretches"] = {name: meter.facts() for name, meter in beside.items()}
     last = snapshot_key(trainer.num_images_shown)
     with storage_errors(context.folder.path):
         (context.folder.path / outcome.artifacts[last]).replace(context.folder.path / WEIGHTS_FILE)
     outcome.artifacts |= {"log": LOG_FILE, "ema": WEIGHTS_FILE, last: WEIGHTS_FILE}
     outcome.protocol["snapshots"] = snapshots
     outcome.quantities = _quantities(trainer.num_images_shown, times)
+    outcome.quantities |= energies
+    outcome.protocol["energy"] = energy_protocol(outcome.windows, SERIES, setup)
     return outcome
 
 

@@ -7,13 +7,16 @@ reports the share of time spent waiting for data.
 from __future__ import annotations
 
 from bench.phases._context import Context, Outcome
-from bench.phases._windows import TimedWork, measure_throughput, peak_memory, rate, verdict, window_protocol
+from bench.phases._energy import energy_protocol, energy_quantities, lengthened, measure_idle, setup_of
+from bench.phases._replay import replay, replay_quantities
+from bench.phases._roofline import roofline
+from bench.phases._windows import TimedWork, drift, measure_throughput, peak_memory, rate, verdict, window_protocol
 from bench.training.images import to_networks
 from bench.training.step import Trainer
 
 
 def measure(context: Context) -> Outcome:
-    """Quantities `train_images_per_s` and `peak_memory_bytes`."""
+    """Quantities `train_images_per_s`, `peak_memory_bytes`, energies, and where the step's time and joules go."""
     question = context.question
     trainer = Trainer(
         question.build(question.device),
@@ -30,13 +33,37 @@ def measure(context: Context) -> Outcome:
         device=question.device,
         meters=context.meters,
     )
-    windows = measure_throughput(timed, question.preset)
+    setup = setup_of(context)
+    preset = lengthened(question.preset, setup)
+    idle_before = measure_idle(setup, context, "train_step")
+    windows = measure_throughput(timed, preset)
+    idle = idle_before + measure_idle(setup, context, "train_step")
+    parts = replay(trainer, question, timed, setup)
     throughput = rate(windows, "train_step")
-    status, reason = verdict({"train_images_per_s": throughput}, question.preset)
+    status, reason = verdict({"train_images_per_s": throughput}, question.preset, [drift(windows, "train_step")])
+    shares = roofline(
+        "train_step",
+        macs=context.cost("macs_step_per_image"),
+        num_bytes=context.cost("bytes_step_per_image"),
+        images_per_s=throughput,
+        precision=question.precision,
+        calibration=context.calibration,
+    )
     return Outcome(
         status=status,
         reason=reason,
-        quantities={"train_images_per_s": throughput, "peak_memory_bytes": peak_memory(windows)},
-        protocol=window_protocol(windows, question.preset) | {"batch_size": question.batch_size},
-        windows=windows,
+        quantities={
+            "train_images_per_s": throughput,
+            "peak_memory_bytes": peak_memory(windows),
+            **shares.quantities,
+            **energy_quantities("train_step", windows + idle, "train_step", setup),
+            **replay_quantities(windows + parts, setup, batch_size=question.batch_size),
+        },
+        protocol={
+            **shares.protocol,
+            **window_protocol(windows, preset, question.device),
+            "batch_size": question.batch_size,
+            "energy": energy_protocol(windows, "train_step", setup),
+        },
+        windows=windows + idle + parts,
     )
