@@ -17,6 +17,7 @@ from bench import __version__
 from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
+    from bench.phases._plan import Plan
     from bench.records import PhaseName, RunSpec
 
 DEMO: dict[str, Any] = {
@@ -38,6 +39,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# Where the electricity comes from: CO2 is computed when it is shown, never stored
+GridCode = Annotated[
+    str | None, typer.Option("--grid", metavar="FRA", help="Country of the electricity, as a three-letter code.")
+]
+GridIntensity = Annotated[float | None, typer.Option("--grid-g-per-kwh", help="Own figure in place of --grid.")]
+GridSource = Annotated[str | None, typer.Option("--grid-source", help="Where the own figure is from.")]
+GridYear = Annotated[int | None, typer.Option("--grid-year", help="Year the own figure is for.")]
+Pue = Annotated[float, typer.Option("--pue", help="Power usage effectiveness; 1 is the machine alone.")]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all runs.")]
 
 
@@ -102,6 +111,14 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Cost and speed on random images; no training, no quality.")
     ] = False,
+    tdp_w: Annotated[
+        float | None, typer.Option(help="Design power of the processor: allows an estimate where there is no meter.")
+    ] = None,
+    grid: GridCode = None,
+    grid_g_per_kwh: GridIntensity = None,
+    grid_source: GridSource = None,
+    grid_year: GridYear = None,
+    pue: Pue = 1.0,
     results: Results = Path("results"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -120,17 +137,28 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         "train_for": train_for,
         "preset": preset,
         "no_data": no_data or None,
+        "tdp_w": tdp_w,
     }
     spec = _spec({name: value for name, value in asked.items() if value is not None})
     chosen = _phases(phases)
 
     from bench import runner
+    from bench.report.carbon import co2_sentence
+    from bench.report.grids import checked_pue, chosen_grid
     from bench.store import RECORD_FILE
 
+    electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
+    checked_pue(pue)
+
+    def text(plan: Plan) -> str:
+        return f"{plan.text()}\n  energy      {co2_sentence(plan.energy_j, electricity, pue)} ({plan.energy_basis})"
+
     if dry_run:
-        typer.echo(runner.plan(spec, results=results, phases=chosen).text())
+        typer.echo(text(runner.plan(spec, results=results, phases=chosen)))
         return 0
-    record = runner.run(spec, results=results, phases=chosen, fresh=fresh, say=_say)
+    record = runner.run(
+        spec, results=results, phases=chosen, fresh=fresh, say=_say, show_plan=lambda plan: _say(text(plan))
+    )
     folder = results / record.run_id
     if json:
         sys.stdout.write((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -210,13 +238,20 @@ def show(
 def report(
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("reports"),
+    grid: GridCode = None,
+    grid_g_per_kwh: GridIntensity = None,
+    grid_source: GridSource = None,
+    grid_year: GridYear = None,
+    pue: Pue = 1.0,
 ) -> None:
-    """Write results.csv, report.md and the pictures from the records in --results."""
+    """Write results.csv, report.md and the pictures from the records in --results; CO2 with --grid."""
+    from bench.report.grids import chosen_grid
     from bench.report.text import terminal_table
     from bench.report.write import write_report
     from bench.store import load_all
 
-    files = write_report(results, out)
+    electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
+    files = write_report(results, out, grid=electricity, pue=pue)
     for problem in files.problems:
         _say(f"Skipped: {problem}")
     runs, _ = load_all(results)
@@ -225,8 +260,22 @@ def report(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine's matrix products and copies (20 s).")
+    ] = False,
+    overhead: Annotated[bool, typer.Option("--overhead", help="Measure what measuring costs (2 minutes).")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
     """Say what this machine can and cannot measure, and why."""
     from bench import listing
 
-    typer.echo(listing.doctor())
+    if not (calibrate or overhead):
+        typer.echo(listing.doctor(device))
+    if calibrate:
+        typer.echo(listing.calibrate(device, results, _say))
+    if overhead:
+        typer.echo(listing.overhead(device, _say))

@@ -23,6 +23,7 @@ FLOORS = {
     "bench.compare": 4,
     "bench.audit": 4,
     "bench.catalog": 3,
+    "bench.calibration": 2,
     "bench.training": 2,
     "bench.meters": 2,
     "bench.metrics": 2,
@@ -46,6 +47,9 @@ SAME_FLOOR = {
     ("bench.cli", "bench.__main__"),
     ("bench.__main__", "bench.cli"),
     ("bench.metrics", "bench.stats"),
+    ("bench.calibration", "bench.machine"),
+    ("bench.calibration", "bench.stats"),
+    ("bench.calibration", "bench.store"),
 }
 
 
@@ -212,6 +216,12 @@ def test_the_options_of_run_are_the_agreed_ones():
         "--preset",
         "--phases",
         "--no-data",
+        "--tdp-w",
+        "--grid",
+        "--grid-g-per-kwh",
+        "--grid-source",
+        "--grid-year",
+        "--pue",
         "--results",
         "--fresh",
         "--dry-run",

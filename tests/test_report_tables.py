@@ -115,7 +115,7 @@ def test_quality_of_two_data_sets_never_shares_a_table():
     markdown = report_markdown(records, [], [])
     titles = [line for line in markdown.splitlines() if line.startswith("### ") and line.endswith(" px")]
     assert titles[:3] == ["### scenes 32 px", "### scenes 64 px", "### stacked-digits 32 px"]
-    tables = re.split(r"^### ", markdown.split("## Runs")[1].split("## Pictures")[0], flags=re.MULTILINE)[1:]
+    tables = re.split(r"^### ", markdown.split("## Runs")[1].split("## Energy and CO2")[0], flags=re.MULTILINE)[1:]
     assert [sum(line.startswith(("| a ", "| b ", "| c ")) for line in table.splitlines()) for table in tables] == [
         2
     ] * 3

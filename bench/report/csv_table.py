@@ -2,17 +2,26 @@
 
 A column is named after its quantity, with the ends of the 95 % interval in `NAME_low` and `NAME_high`. An unknown
 figure is an empty cell and its reason is in `notes`; one that was not measured or computed is named in `kinds`.
+
+An energy and a CO2 also have `NAME_label`, how it is known, and `NAME_systematic`, the sensor's relative error, which
+is not in the interval. `PHASE_energy_publishable` is apart from `publishable`, which speaks of the run: a run may be
+sound and its windows too short for joules. CO2 is computed here, under the grid and PUE that stand in the same row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from bench.records import Quantity, Record
-from bench.report.notation import UNMARKED_KINDS, csv_text
+from bench.report.carbon import ACTIVITIES
+from bench.report.grids import Grid
+from bench.report.notation import csv_text, provenance_mark
+from bench.report.published import known_energy, reported, why_energy_not_publishable
 from bench.report.rows import (
+    CO2_COLUMNS,
+    ENERGY_COLUMNS,
     HEADLINE_COLUMNS,
     all_quantities,
     skipped_phases,
@@ -39,26 +48,43 @@ _QUESTION_COLUMNS = (
     "status",
     "status_reason",
 )
+_WORTH_COLUMNS = tuple(f"{activity.phase}_energy_publishable" for activity in ACTIVITIES)
+_GRID_COLUMNS = ("grid_region", "grid_g_per_kwh", "grid_year", "grid_source", "pue")
 _ORIGIN_COLUMNS = ("cpu", "gpus", "torch", "harness_version", "model_source_hash", "created_at")
 _TEXT_COLUMNS = ("kinds", "notes")
+# What follows a figure's name in its further columns.
+_ENDS = ("_low", "_high")
+_ENERGY_ENDS = (*_ENDS, "_label", "_systematic")
+_ALWAYS_LABELLED = (*ENERGY_COLUMNS, *CO2_COLUMNS)
 
 Cell = str | int | float | bool | None
 
 
-def results_csv(records: Sequence[Record]) -> str:
-    """All runs as CSV text with a header line; the header alone where there are no runs."""
-    records = sorted(records, key=sort_key)
+def results_csv(records: Sequence[Record], *, grid: Grid | None = None, pue: float = 1.0) -> str:
+    """All runs as CSV text with a header line; the header alone where there are no runs.
+
+    Args:
+        grid: what a kilowatt-hour stands for; None leaves CO2 and the grid's columns empty.
+        pue: power usage effectiveness, at least 1 (`checked_pue`).
+    """
+    records = sorted((reported(record, grid, pue) for record in records), key=sort_key)
     figures = [all_quantities(record) for record in records]
     others = sorted({name for found in figures for name in found} - set(HEADLINE_COLUMNS))
-    columns = _quantity_columns([*HEADLINE_COLUMNS, *others])
+    labelled = {name for found in figures for name, figure in found.items() if figure.label is not None}
+    ends_of = {
+        name: _ENERGY_ENDS if name in labelled or name in _ALWAYS_LABELLED else _ENDS
+        for name in (*HEADLINE_COLUMNS, *others)
+    }
+    columns = _quantity_columns(ends_of)
     rows = []
     for record, found in zip(records, figures, strict=True):
         cells: dict[str, Cell] = {**_question_cells(record)}
         for name, column in columns.items():
             cells |= _quantity_cells(column, found.get(name))
-        rows.append(cells | _origin_cells(record) | {"kinds": _kinds(found), "notes": _notes(record, found)})
-    ends = [f"{column}{end}" for column in columns.values() for end in ("", "_low", "_high")]
-    header = [*_QUESTION_COLUMNS, *ends, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS]
+        cells |= _worth_cells(record) | _grid_cells(grid, pue) | _origin_cells(record)
+        rows.append(cells | {"kinds": _kinds(found), "notes": _notes(record, found)})
+    of_figures = [f"{column}{end}" for name, column in columns.items() for end in ("", *ends_of[name])]
+    header = [*_QUESTION_COLUMNS, *of_figures, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS]
     cells_of_rows = [
         [csv_text(cell) if isinstance(cell := row[name], str) else cell for name in header] for row in rows
     ]
@@ -99,16 +125,39 @@ def _origin_cells(record: Record) -> dict[str, Cell]:
     return dict(zip(_ORIGIN_COLUMNS, cells, strict=True))
 
 
-def _quantity_columns(names: Sequence[str]) -> dict[str, str]:
+def _worth_cells(record: Record) -> dict[str, Cell]:
+    """Whether each energy may be published; empty where it is unknown."""
+    answers = [
+        None if known_energy(record, activity) is None else not why_energy_not_publishable(record, activity)
+        for activity in ACTIVITIES
+    ]
+    return dict(zip(_WORTH_COLUMNS, answers, strict=True))
+
+
+def _grid_cells(grid: Grid | None, pue: float) -> dict[str, Cell]:
+    cells: tuple[Cell, ...] = (None,) * len(_GRID_COLUMNS)
+    if grid is not None:
+        cells = (grid.region, _number(grid.g_per_kwh), grid.year, grid.source, _number(pue))
+    return dict(zip(_GRID_COLUMNS, cells, strict=True))
+
+
+def _quantity_columns(ends_of: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Quantity → its column. A name that is another column's already gets the prefix `quantity:`, and loses nothing."""
-    taken = {*_QUESTION_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS}
-    taken |= {f"{name}_{end}" for name in names for end in ("low", "high")}
-    return {name: f"quantity:{name}" if name in taken else name for name in names}
+    taken = {*_QUESTION_COLUMNS, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS}
+    taken |= {f"{name}{end}" for name, ends in ends_of.items() for end in ends}
+    return {name: f"quantity:{name}" if name in taken else name for name in ends_of}
 
 
 def _quantity_cells(column: str, quantity: Quantity | None) -> dict[str, Cell]:
-    ends = (None, None, None) if quantity is None else (quantity.value, quantity.low, quantity.high)
-    return dict(zip((column, f"{column}_low", f"{column}_high"), map(_number, ends), strict=True))
+    if quantity is None:
+        return dict.fromkeys([column, *(f"{column}{end}" for end in _ENERGY_ENDS)])
+    return {
+        column: _number(quantity.value),
+        f"{column}_low": _number(quantity.low),
+        f"{column}_high": _number(quantity.high),
+        f"{column}_label": quantity.label,
+        f"{column}_systematic": _number(quantity.systematic),
+    }
 
 
 def _number(value: float | None) -> float | int | None:
@@ -119,13 +168,15 @@ def _number(value: float | None) -> float | int | None:
 
 
 def _kinds(found: dict[str, Quantity]) -> str:
-    return "; ".join(f"{name}: {figure.kind}" for name, figure in found.items() if figure.kind not in UNMARKED_KINDS)
+    return "; ".join(f"{name}: {mark}" for name, figure in found.items() if (mark := provenance_mark(figure)))
 
 
 def _notes(record: Record, found: dict[str, Quantity]) -> str:
-    """`name: reason` of every figure that is unknown, and `phase: reason` of every phase that was skipped."""
+    """`name: reason` of every figure that is unknown or not to be published, and of every phase that was skipped."""
     names = dict.fromkeys([*HEADLINE_COLUMNS, *found])
     reasons = {name: why_unknown(record, name) for name in names}
     notes = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    doubts = {activity.gross: why_energy_not_publishable(record, activity) for activity in ACTIVITIES}
+    notes += [f"{name}: {doubt}" for name, doubt in doubts.items() if doubt]
     notes += [f"{phase}: skipped: {reason}" for phase, reason in skipped_phases(record).items()]
     return "; ".join(notes)

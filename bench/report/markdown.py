@@ -6,7 +6,6 @@ Quality is only ever put side by side within one data set at one resolution; not
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,19 +13,29 @@ from itertools import groupby
 from pydantic import JsonValue
 
 from bench.records import Quantity, Record
-from bench.report.notation import UNKNOWN, format_quantity, markdown_text, shortened
+from bench.report.energy_table import energy_blocks
+from bench.report.grids import Grid
+from bench.report.notation import (
+    UNKNOWN,
+    format_quantity,
+    markdown_bullets,
+    markdown_table,
+    markdown_text,
+    shortened,
+)
+from bench.report.published import reported
 from bench.report.rows import (
     COST_COLUMNS,
     QUALITY_COLUMNS,
     SPEED_COLUMNS,
     data_name,
+    grouped_reasons,
     model_name,
     setting_name,
     short_ids,
     sort_key,
     status_reason,
     why_not_publishable,
-    why_unknown,
 )
 from bench.units import format_bytes
 
@@ -39,8 +48,9 @@ _BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
 HOW_TO_READ = """\
 * `12.34(5)` is 12.34 with an uncertainty of 5 in its last digit, 0.05: the half-width of the 95 % interval, of
   its wider side where the two differ. A figure without parentheses is an exact count or a single reading.
-* `—` is not known; the reason is below the table. `[estimated]`, `[simulated]` and `[attributed]` figures were not
-  measured. Everything else was measured, or computed from what was.
+* `—` is not known; the reason is below the table. `[estimated]` and `[attributed]` figures were not measured, and
+  `≈3 [estimated]` is known to one digit at best: nothing may be ranked by it. Simulated figures are not shown at all.
+  Everything else was measured, or computed from what was.
 * **smoke** runs are too short to be published: they show that everything works.
 * Quality stands beside what real images of the same data set get under the same protocol (`real`, the floor of a
   distance and the ceiling of a count) and, where known, what the untrained generator gets. `rfd_v1` is a distance
@@ -61,15 +71,24 @@ class PictureNote:
     caption: str
 
 
-def report_markdown(records: Sequence[Record], pictures: Sequence[PictureNote], problems: Sequence[str]) -> str:
+def report_markdown(
+    records: Sequence[Record],
+    pictures: Sequence[PictureNote],
+    problems: Sequence[str],
+    *,
+    grid: Grid | None = None,
+    pue: float = 1.0,
+) -> str:
     """The whole report as Markdown text.
 
     Args:
         records: all runs that could be read.
         pictures: in the order to show them.
         problems: one sentence per record or log that could not be read.
+        grid: what a kilowatt-hour stands for; None leaves CO2 unknown.
+        pue: power usage effectiveness, at least 1 (`checked_pue`).
     """
-    records = sorted(records, key=sort_key)
+    records = sorted((reported(record, grid, pue) for record in records), key=sort_key)
     names = dict(zip((record.run_id for record in records), short_ids(records), strict=True))
     machines = _letters("M", (_machine_text(record) for record in records))
     broken = "; the end lists what could not be read" if problems else ""
@@ -79,16 +98,19 @@ def report_markdown(records: Sequence[Record], pictures: Sequence[PictureNote], 
         "## How to read this",
         HOW_TO_READ.rstrip(),
         "## Machines",
-        _bullets(f"**{letter}** {markdown_text(text)}" for text, letter in machines.items() if text) or "No runs yet.",
+        markdown_bullets(f"**{letter}** {markdown_text(text)}" for text, letter in machines.items() if text)
+        or "No runs yet.",
         "## Runs",
     ]
     for data, group in groupby(records, key=data_name):
         members = list(group)
         blocks += [f"### {markdown_text(data)}", *_comparison(members, names, machines)]
+    letters = [machines[_machine_text(record)] for record in records]
+    blocks += ["## Energy and CO2", *energy_blocks(records, names, letters, grid, pue)]
     blocks += ["## Pictures", *(_picture(note) for note in pictures)]
     blocks += ["## Where each row is from", *(_provenance(record, names[record.run_id]) for record in records)]
     if problems:
-        blocks += ["## What could not be read", _bullets(markdown_text(problem) for problem in problems)]
+        blocks += ["## What could not be read", markdown_bullets(markdown_text(problem) for problem in problems)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -101,7 +123,7 @@ def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict
         first = [names[record.run_id], _model_cell(record), setting_name(record), machines[_machine_text(record)]]
         cells = [*first, *(format_quantity(record.quantity(name)) for name in figures), _status(record)]
         rows.append([markdown_text(cell) for cell in cells])
-    blocks = [_table(header, rows, num_left=4)]
+    blocks = [markdown_table(header, rows, num_left=4)]
 
     quality = _quality_columns(records)
     protocols = _letters("Q", (_quality_protocol(record) for record in records))
@@ -112,12 +134,12 @@ def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict
         cells += [format_quantity(record.quantity(name)) for name in _BUDGET_COLUMNS]
         cells += [_quality_cell(record, name) for name in quality]
         rows.append([markdown_text(cell) for cell in [*cells, _status(record)]])
-    blocks.append(_table(header, rows, num_left=3))
+    blocks.append(markdown_table(header, rows, num_left=3))
     differences = _differences([json.loads(text) for text in protocols if text])
     if differences:
         blocks.append(f"The quality protocols differ in: {markdown_text(', '.join(differences))}.")
-    reasons = _reasons(records, [*figures, *_BUDGET_COLUMNS, *quality], names)
-    return [*blocks, f"Not known:\n\n{reasons}"] if reasons else blocks
+    reasons = grouped_reasons(records, [*figures, *_BUDGET_COLUMNS, *quality], names)
+    return [*blocks, f"Not known:\n\n{markdown_bullets(map(markdown_text, reasons))}"] if reasons else blocks
 
 
 def _quality_columns(records: Sequence[Record]) -> list[str]:
@@ -159,23 +181,6 @@ def _status(record: Record) -> str:
     if num_warnings:
         words.append(f"{num_warnings} warning{'s' if num_warnings > 1 else ''}")
     return shortened("; ".join(words), _REASON_CHARS)
-
-
-def _reasons(records: Sequence[Record], figures: Sequence[str], names: dict[str, str]) -> str:
-    """One line per reason, with the figures and the runs it holds for."""
-    figures_of: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for record in records:
-        for figure in figures:
-            reason = why_unknown(record, figure)
-            if reason is not None:
-                figures_of[names[record.run_id], reason].append(figure)
-    runs_of: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (run, reason), missing in figures_of.items():
-        runs_of[reason, tuple(missing)].append(run)
-    return _bullets(
-        f"{markdown_text(', '.join(missing))} of {markdown_text(', '.join(runs))}: {markdown_text(reason)}"
-        for (reason, missing), runs in runs_of.items()
-    )
 
 
 def _letters(prefix: str, texts: Iterable[str]) -> dict[str, str]:
@@ -249,20 +254,10 @@ def _provenance(record: Record, name: str) -> str:
     }
     lines = [f"{key}: {markdown_text(fact)}" for key, fact in facts.items() if fact]
     lines += [markdown_text(f"{found.level}: {found.rule}: {found.detail}") for found in record.validity]
-    return f"### {markdown_text(f'{name} {model_name(record)}, {data_name(record)}')}\n\n{_bullets(lines)}"
+    return f"### {markdown_text(f'{name} {model_name(record)}, {data_name(record)}')}\n\n{markdown_bullets(lines)}"
 
 
 def _picture(note: PictureNote) -> str:
     caption = markdown_text(note.caption)
     image = f"![{note.title}]({note.file})\n\n" if note.file else ""
     return f"### {note.title}\n\n{image}{caption}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int) -> str:
-    """Cells that are escaped already → a Markdown table; the first `num_left` columns and the last flush left."""
-    rules = [":--" if index < num_left or index == len(header) - 1 else "--:" for index in range(len(header))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rules, *rows))
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"* {line}" for line in lines)

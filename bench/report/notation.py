@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
 from bench.records import Kind, Quantity
@@ -28,11 +29,30 @@ _FLOAT_RESOLUTION = 1e-15  # an interval narrower than this share of its value i
 
 
 def format_quantity(quantity: Quantity | None) -> str:
-    """`12.34(5)`; `—` where it is unknown; `12.34(5) [estimated]` where it was not measured or computed."""
+    """`12.34(5)`; `—` where it is unknown; `12.34(5) [attributed]` where it was not measured or computed.
+
+    An energy estimated from a design power, and what is computed from it, has one digit: `≈3 [estimated]`.
+    """
     if quantity is None or quantity.value is None:
         return UNKNOWN
+    if quantity.label == "estimated:tdp":
+        return f"≈{rounded(quantity.value, 1)} [estimated]"
     text = format_number(quantity.value, quantity.low, quantity.high, quantity.unit)
-    return text if quantity.kind in UNMARKED_KINDS else f"{text} [{quantity.kind}]"
+    mark = provenance_mark(quantity)
+    return f"{text} [{mark}]" if mark else text
+
+
+def provenance_mark(quantity: Quantity) -> str:
+    """`estimated`, `attributed` or `simulated`, by its kind or, where it was computed, by the label it inherited."""
+    origin = quantity.kind if quantity.label in (None, "unavailable") else str(quantity.label).split(":")[0]
+    weaker = [word for word in (quantity.kind, origin) if word not in UNMARKED_KINDS]
+    return weaker[0] if weaker else ""
+
+
+def rounded(value: float, num_digits: int) -> str:
+    """A value with that many significant digits and no more: 34.7 → `30`, 0.0123 → `0.01` for one digit."""
+    text = f"{value:.{num_digits - 1}e}"
+    return text if value != 0 and not 1e-4 <= abs(value) < 1e15 else f"{Decimal(text):f}"
 
 
 def format_number(value: float, low: float | None = None, high: float | None = None, unit: str = "1") -> str:
@@ -107,3 +127,14 @@ def csv_text(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Text that stays text in a Markdown paragraph or table cell: one line, no HTML, no mark-up, no cell border."""
     return _MARKDOWN_SIGNS.sub(r"\\\1", html.escape(plain(text), quote=False))
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int) -> str:
+    """Cells that are escaped already → a Markdown table; the first `num_left` columns and the last flush left."""
+    rules = [":--" if index < num_left or index == len(header) - 1 else "--:" for index in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rules, *rows))
+
+
+def markdown_bullets(lines: Iterable[str]) -> str:
+    """Lines that are escaped already → a Markdown list."""
+    return "\n".join(f"* {line}" for line in lines)

@@ -5,15 +5,19 @@ Every table and picture takes these answers from here, so that they agree.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from bench.records import PhaseName, Quantity, Record
+from bench.report.carbon import ACTIVITIES
 from bench.report.notation import plain, shortened
 
 COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")
 SPEED_COLUMNS = ("generate_images_per_s", "generate_latency_ms_p50", "train_images_per_s", "peak_memory_bytes")
 QUALITY_COLUMNS = ("rfd_v1", "modes_covered", "pair_consistency")
-HEADLINE_COLUMNS = (*COST_COLUMNS, *SPEED_COLUMNS, *QUALITY_COLUMNS)
+ENERGY_COLUMNS = tuple(name for activity in ACTIVITIES for name in (activity.gross, activity.net))
+CO2_COLUMNS = tuple(activity.co2 for activity in ACTIVITIES)
+HEADLINE_COLUMNS = (*COST_COLUMNS, *SPEED_COLUMNS, *ENERGY_COLUMNS, *CO2_COLUMNS, *QUALITY_COLUMNS)
 # Which phase answers for a headline figure that is missing.
 _PHASE_OF: dict[str, PhaseName] = {
     **dict.fromkeys(COST_COLUMNS, "cost"),
@@ -23,6 +27,7 @@ _PHASE_OF: dict[str, PhaseName] = {
     "peak_memory_bytes": "train_step",
     "num_images_shown": "train",
     "train_duration_s": "train",
+    **{name: activity.phase for activity in ACTIVITIES for name in (activity.gross, activity.net, activity.co2)},
 }
 _MIN_ID_CHARS = 8
 
@@ -122,7 +127,7 @@ def why_not_publishable(record: Record) -> str:
     errors = sorted({finding.rule for finding in record.validity if finding.level == "error"})
     if errors:
         return f"not publishable: {', '.join(errors)}"
-    simulated = sorted(name for name, quantity in all_quantities(record).items() if quantity.kind == "simulated")
+    simulated = sorted(name for name, quantity in all_quantities(record).items() if is_simulated(quantity))
     if simulated:
         return f"not publishable: simulated {', '.join(simulated)}"
     return ""
@@ -148,4 +153,29 @@ def why_unknown(record: Record, name: str) -> str | None:
         return f"the phase {phase} has not run"
     if result.status != "ok":
         return f"the phase {phase} is {result.status}: {result.reason}"
+    if name in ENERGY_COLUMNS and record.schema_version == 1:
+        return "measured by a version of bench that read no energy"
     return f"the phase {phase} gives no such figure here"
+
+
+def grouped_reasons(records: Sequence[Record], figures: Sequence[str], names: dict[str, str]) -> list[str]:
+    """One line per reason why a figure is unknown, with the figures and the runs it holds for.
+
+    Args:
+        names: run id → what the table calls the run.
+    """
+    figures_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for record in records:
+        for figure in figures:
+            reason = why_unknown(record, figure)
+            if reason is not None:
+                figures_of[names[record.run_id], reason].append(figure)
+    runs_of: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (run, reason), missing in figures_of.items():
+        runs_of[reason, tuple(missing)].append(run)
+    return [f"{', '.join(missing)} of {', '.join(runs)}: {reason}" for (reason, missing), runs in runs_of.items()]
+
+
+def is_simulated(figure: Quantity) -> bool:
+    """Whether a device that does not exist, such as the tests' NVML, had a part in the figure."""
+    return figure.kind == "simulated" or (figure.label or "").startswith("simulated:")

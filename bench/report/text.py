@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.records import PhaseResult, Quantity, Record
-from bench.report.notation import UNMARKED_KINDS, format_number, format_quantity, plain, shortened
+from bench.report.notation import format_number, format_quantity, plain, provenance_mark, shortened
 from bench.report.rows import model_name, short_ids, sort_key, status_reason
 from bench.store import StoredRun
 from bench.units import format_bytes, format_duration
@@ -118,12 +118,12 @@ def _quantity_cells(name: str, quantity: Quantity) -> list[str]:
         low, high = (format_number(end, unit=quantity.unit) for end in (quantity.low, quantity.high))
         interval = f"[{low}, {high}]" if quantity.low < quantity.high else f"exactly {quantity.value:.17g}"
     value = format_quantity(quantity)
-    if quantity.kind not in UNMARKED_KINDS:
-        value = value.removesuffix(f" [{quantity.kind}]")
+    value = value.removesuffix(f" [{provenance_mark(quantity)}]")
     count = "" if quantity.n is None else f"n={quantity.n}"
     unit = "" if quantity.unit in ("1", "B") else quantity.unit  # bytes carry their prefix and unit already
+    sensor = "" if quantity.systematic is None else f"± {100 * quantity.systematic:.2g} % by the sensor itself"
     note = f"({quantity.note})" if quantity.note else ""
-    words = (unit, interval, count, quantity.kind, f"from {quantity.source}", note)
+    words = (unit, interval, sensor, count, quantity.label or quantity.kind, f"from {quantity.source}", note)
     return [f"  {plain(name)}", value, plain(" ".join(filter(None, words)))]
 
 

@@ -5,13 +5,15 @@ The same records give the same bytes, so that a report under version control cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.report import plots, plots_training
 from bench.report.csv_table import results_csv
+from bench.report.grids import Grid, checked_pue
 from bench.report.markdown import PictureNote, report_markdown
 from bench.report.notation import plain
+from bench.report.published import reported
 from bench.store import load_all, storage_errors, write_atomically
 
 # file name, title, what draws it from all stored runs
@@ -34,14 +36,21 @@ class ReportFiles:
     problems: tuple[str, ...]
 
 
-def write_report(results: Path, reports: Path) -> ReportFiles:
+def write_report(results: Path, reports: Path, *, grid: Grid | None = None, pue: float = 1.0) -> ReportFiles:
     """Make the report of all runs in `results`; a picture without data is removed and the report says why.
 
+    Args:
+        grid: what a kilowatt-hour stands for (`chosen_grid`); None leaves CO2 unknown.
+        pue: power usage effectiveness of the place where the machine stands; 1 is the machine alone.
+
     Raises:
+        UsageError: the PUE cannot be.
         StorageError: `reports` cannot be written.
     """
-    runs, broken = load_all(results)
-    records = [run.record for run in runs]
+    checked_pue(pue)
+    stored, broken = load_all(results)
+    records = [run.record for run in stored]
+    runs = [replace(run, record=reported(run.record)) for run in stored]
     problems = [plain(problem) for problem in broken]
     notes: list[PictureNote] = []
     pictures: list[Path] = []
@@ -60,6 +69,7 @@ def write_report(results: Path, reports: Path) -> ReportFiles:
         notes.append(PictureNote(title, f"{name}.png" if files else None, drawing.caption))
         problems += map(plain, drawing.problems)
     csv, markdown = reports / "results.csv", reports / "report.md"
-    write_atomically(csv, results_csv(records).encode())
-    write_atomically(markdown, report_markdown(records, notes, problems).encode())
+    write_atomically(csv, results_csv(records, grid=grid, pue=pue).encode())
+    page = report_markdown(records, notes, problems, grid=grid, pue=pue)
+    write_atomically(markdown, page.encode())
     return ReportFiles(csv, markdown, tuple(pictures), tuple(problems))
