@@ -211,11 +211,11 @@ def test_both_losses_of_the_recipe_reach_every_weight_of_their_network(dataset):
     gan, objective = seeded(resolution), SPEC.recipe(dataset, resolution, "paper").objective
     real = torch.rand(3, 3, resolution, resolution) * 2 - 1
     z = torch.randn(3, 128)
-    objective.discriminator_loss(gan, real, z).total.backward()  # a second backward pass through the whole network
+    objective.discriminator_loss(gan, real, z, 0).total.backward()  # a second backward pass through the whole network
     assert all(parameter.grad is None for parameter in gan.generator.parameters())
     assert all(torch.isfinite(parameter.grad).all() for parameter in gan.discriminator.parameters())
     gan.discriminator.requires_grad_(False)
-    objective.generator_loss(gan, z).total.backward()
+    objective.generator_loss(gan, real, z, 0).total.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in gan.generator.parameters())
 
 
@@ -224,7 +224,7 @@ def test_penalty_alone_reaches_the_first_convolution():
     real, z = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 128)
     first = gan.discriminator.from_rgb[0].weight
     weighed, plain = (
-        torch.autograd.grad(NonSaturatingR1(r1_weight=weight).discriminator_loss(gan, real, z).total, first)[0]
+        torch.autograd.grad(NonSaturatingR1(r1_weight=weight).discriminator_loss(gan, real, z, 0).total, first)[0]
         for weight in (1.0, 0.0)
     )
     assert (weighed - plain).norm() > 1e-3 * plain.norm()
@@ -234,11 +234,11 @@ def test_bfloat16_autocast_gives_float32_images_logits_and_a_penalty_near_the_ex
     gan = seeded()
     real, z = torch.rand(8, 3, 32, 32) * 2 - 1, torch.randn(8, 128)
     objective = NonSaturatingR1(r1_weight=1.0)
-    full = objective.discriminator_loss(copy.deepcopy(gan), real, z).parts["r1"]
+    full = objective.discriminator_loss(copy.deepcopy(gan), real, z, 0).parts["r1"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         images = gan.generator(z)
         assert (images.dtype, gan.discriminator(images).dtype) == (torch.float32, torch.float32)
-        low = objective.discriminator_loss(gan, real, z)
+        low = objective.discriminator_loss(gan, real, z, 0)
     low.total.backward()
     assert float(low.parts["r1"]) == pytest.approx(float(full), rel=0.05)
     assert all(torch.isfinite(parameter.grad).all() for parameter in gan.discriminator.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,9 +15,12 @@ from bench.store import write_atomically
 
 
 def save_weights(path: Path, network: nn.Module, facts: dict[str, str]) -> None:
-    """Write a network's parameters and buffers; `facts` go into the file's header. Raises StorageError."""
+    """Write a network's parameters and buffers; `facts` go into the file's header, as JSON. Raises StorageError.
+
+    One header entry, because safetensors writes several in random order, and equal weights should be equal files.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(path, save_tensors(tensors, metadata=facts))
+    write_atomically(path, save_tensors(tensors, metadata={"gan_bench": json.dumps(facts, sort_keys=True)}))
 
 
 def load_weights(path: Path, network: nn.Module) -> None:
