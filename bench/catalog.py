@@ -12,7 +12,7 @@ from bench.errors import UsageError
 from bench.meters._spec import MeterSpec
 from bench.metrics._spec import MetricSpec
 from bench.registry import Registry
-from models._spec import GanSpec
+from models._spec import Gan, GanSpec
 
 MODELS = Registry("model", "models", "SPEC", GanSpec)
 DATASETS = Registry("data set", "bench.datasets", "SPEC", DatasetSpec)
@@ -48,6 +48,13 @@ def find_model(word: str) -> FoundModel:
         path = Path(word)
         return FoundModel(path.stem.replace("_", "-"), MODELS.load_file(path), source_hash(path))
     return FoundModel(word, MODELS.load(word), source_hash(MODELS.file(word)))
+
+
+def build_gan(model: FoundModel, resolution: int, size: str, attention: str | None) -> Gan:
+    """The networks of one configuration; `attention` is None where the model offers no choice, or its default."""
+    if not model.spec.attentions:
+        return model.spec.build(resolution, size)
+    return model.spec.build(resolution, size, attention or next(iter(model.spec.attentions)))
 
 
 def find_dataset(word: str) -> FoundDataset:

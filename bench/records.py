@@ -114,6 +114,8 @@ class RunSpec(Frozen):
         model: name in `bench list models`, or the path of a model file.
         dataset: name in `bench list datasets`; `folder:PATH` for a folder of images.
         size: a named size of the model.
+        attention: operator in the model's attention layers, where it offers several; None is its own.
+        discriminator: another model, whose discriminator and losses this generator is trained with; None is its own.
         resolution: pixels per side; None is the data set's usual one.
         batch_size: images per optimiser step and per generated batch.
         device: a torch device, for example `cpu` or `cuda:0`; None is the GPU where there is one.
@@ -127,6 +129,8 @@ class RunSpec(Frozen):
     model: str
     dataset: str
     size: str = "paper"
+    attention: str | None = None
+    discriminator: str | None = None
     resolution: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     precision: Precision | None = None
@@ -136,6 +140,14 @@ class RunSpec(Frozen):
     preset: PresetName = "standard"
     no_data: bool = False
     tdp_w: Finite | None = Field(default=None, gt=0)
+
+    @property
+    def model_title(self) -> str:
+        """The model and what distinguishes it: `ladagan tiny, softmax attention, discriminator of sagan`."""
+        size = "" if self.size == "paper" else f" {self.size}"
+        attention = "" if self.attention is None else f", {self.attention} attention"
+        discriminator = "" if self.discriminator is None else f", discriminator of {self.discriminator}"
+        return f"{self.model}{size}{attention}{discriminator}"
 
 
 class Machine(Frozen):

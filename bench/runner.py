@@ -244,7 +244,7 @@ def _new_record(question: Question, run_id: str, *, machine: Machine) -> Record:
             paper=model.paper,
             code=model.code,
             licence=model.licence,
-            attention=model.attention,
+            attention=model.attentions.get(question.spec.attention or "", model.attention),
             configuration=question.configuration,
             source_hash=question.model.source_hash,
         ),

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models._attention import OPERATORS
 from models._losses import NonSaturatingR1
 from models.ladagan import (
     CONFIGS,
     SPEC,
+    Generator,
     Ladaformer,
     LadaGanConfig,
     PositionEmbedding,
@@ -26,14 +28,14 @@ ALL_CONFIGS = sorted(CONFIGS)
 TINY_WITH_DECODER = 128  # pixels; the smallest size with batch norm in the generator
 
 
-def on_meta(resolution, size):
+def on_meta(resolution, size, attention="additive"):
     with torch.device("meta"):
-        return SPEC.build(resolution, size)
+        return SPEC.build(resolution, size, attention)
 
 
-def seeded(resolution=32, size="tiny", seed=0):
+def seeded(resolution=32, size="tiny", seed=0, attention="additive"):
     torch.manual_seed(seed)
-    return SPEC.build(resolution, size)
+    return SPEC.build(resolution, size, attention)
 
 
 # All counted by running the official PyTorch port, except the 128 px generator, which it cannot build: that one is
@@ -54,6 +56,117 @@ def test_parameters_and_macs_are_those_of_the_official_code(resolution, name):
         network(torch.empty(shape, device="meta"))
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     assert (num_parameters, flops.get_total_flops() // 2) == GOLDEN[resolution][name]
+
+
+# G MACs in G of the swapped operators, counted on the same skeleton; printed to these digits.
+SWAPPED = {
+    64: {"additive": 0.758, "window": 0.783, "kernel-linear": 0.801, "linformer": 0.866, "softmax": 0.934},
+    128: {"additive": 4.340, "window": 4.396, "kernel-linear": 4.438, "linformer": 4.682, "softmax": 4.950},
+}
+
+
+def macs_of(network, shape):
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        network(torch.empty(shape, device="meta"))
+    return flops.get_total_flops() // 2
+
+
+def num_parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("attention", OPERATORS)
+@pytest.mark.parametrize("resolution", SWAPPED)
+def test_swapping_the_operator_changes_the_macs_as_counted_elsewhere(resolution, attention):
+    generator = on_meta(resolution, "paper", attention).generator
+    giga = macs_of(generator, (1, 128)) / 1e9
+    assert giga == pytest.approx(SWAPPED[resolution][attention], abs=1e-3)  # within 0.1 %
+    assert {type(block.attention).__name__ for block in generator.blocks} == {
+        type(on_meta(32, "paper", attention).discriminator.block.attention).__name__
+    }
+
+
+@pytest.mark.parametrize("resolution", list(SPEC.resolutions))
+def test_the_operators_parameters_stay_within_one_and_a_half_per_cent(resolution):
+    for name in ("generator", "discriminator"):
+        counts = [num_parameters(getattr(on_meta(resolution, "paper", each), name)) for each in OPERATORS]
+        assert max(counts) / min(counts) < 1.015
+
+
+def test_tiny_is_matched_but_for_linformer_whose_projection_is_the_paper_s():
+    counts = {each: num_parameters(on_meta(32, "tiny", each).generator) for each in OPERATORS}
+    assert counts["linformer"] - counts["softmax"] == 256 * 1024
+    others = [count for each, count in counts.items() if each != "linformer"]
+    assert max(others) / min(others) < 1.015
+
+
+def test_linformer_has_one_projection_at_1024_tokens_and_the_score_is_all_that_the_others_lack():
+    counts = {each: num_parameters(on_meta(64, "paper", each).generator) for each in OPERATORS}
+    without_score = counts["additive"] - sum(4 * width + 4 for width in (1024, 256, 64))
+    assert counts["softmax"] == counts["window"] == counts["kernel-linear"] == without_score
+    assert counts["linformer"] == without_score + 256 * 1024
+
+
+def test_only_the_attention_differs_between_the_operators():
+    def others(attention):
+        gan = on_meta(128, "paper", attention)
+        named = [*gan.generator.state_dict().items(), *gan.discriminator.state_dict().items()]
+        return [(name, value.shape) for name, value in named if ".attention." not in f".{name}"]
+
+    assert all(others(each) == others("additive") for each in OPERATORS)
+
+
+def test_the_operator_is_additive_unless_it_is_asked_for():
+    torch.manual_seed(0)
+    weights = SPEC.build(32, "tiny").generator.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in seeded().generator.state_dict().items())
+    assert next(iter(SPEC.attentions)) == "additive"
+    assert dict(SPEC.attentions) == dict(OPERATORS)
+    with pytest.raises(ValueError, match="no attention 'quadratic'"):
+        SPEC.build(32, "tiny", "quadratic")
+
+
+def training_step_losses(gan):
+    """Both losses with R1, backward through both networks."""
+    objective = NonSaturatingR1(r1_weight=1.0)
+    real, z = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 128)
+    found = objective.discriminator_loss(gan, real, z, 0), objective.generator_loss(gan, real, z, 0)
+    for loss in found:
+        loss.total.backward()
+    return found
+
+
+@pytest.mark.parametrize("attention", OPERATORS)
+def test_every_operator_trains_under_a_penalty_and_reaches_every_weight(attention):
+    gan = seeded(attention=attention)
+    losses = training_step_losses(gan)
+    assert all(torch.isfinite(loss.total) for loss in losses)
+    for network in (gan.generator, gan.discriminator):
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        # A key's bias shifts all scores of a query alike, and the softmax takes no notice.
+        is_shift = {name for name in gradients if name.endswith("to_k.bias") and attention in SOFTMAXES}
+        assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())
+        assert all(gradient.any() for name, gradient in gradients.items() if name not in is_shift)
+
+
+SOFTMAXES = {"softmax", "linformer", "window"}
+
+
+@pytest.mark.parametrize("attention", OPERATORS)
+def test_every_operator_gives_images_that_do_not_depend_on_their_batch_and_survive_a_checkpoint(attention):
+    gan, other = seeded(attention=attention), seeded(seed=1, attention=attention)
+    other.generator.load_state_dict(gan.generator.state_dict())
+    z = torch.randn(3, 128)
+    with torch.no_grad():
+        alone = torch.cat([gan.generator.eval()(one[None]) for one in z])
+        torch.testing.assert_close(other.generator.eval()(z), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_a_generator_with_more_stages_attends_to_four_times_the_tokens_each():
+    config = LadaGanConfig(generator_widths=(16, 8, 8, 8), encoder_widths=(8, 8), mlp_width=4, latent_dim=6)
+    generator = Generator(64, config)
+    assert [position.weight.shape[0] for position in generator.positions] == [64, 256, 1024, 4096]
+    assert generator(torch.randn(1, 6)).shape == (1, 3, 64, 64)
 
 
 def test_128_px_generator_has_384_batch_norm_statistics_and_the_smaller_ones_none():
@@ -157,7 +270,7 @@ def silence(linear):
 
 def test_generator_block_has_no_residual_around_its_mlp_and_one_around_its_attention():
     torch.manual_seed(0)
-    block, x, z = SelfModulatedLadaformer(8, SMALL), torch.randn(2, 5, 8), torch.randn(2, 6)
+    block, x, z = SelfModulatedLadaformer(8, 8, SMALL), torch.randn(2, 5, 8), torch.randn(2, 6)
     silence(block.attention.to_out)
     torch.testing.assert_close(block(x, z), block.mlp(block.norm_mlp(x, z)))
     silence(block.mlp[-1])
@@ -166,7 +279,7 @@ def test_generator_block_has_no_residual_around_its_mlp_and_one_around_its_atten
 
 def test_discriminator_block_has_both_residuals():
     torch.manual_seed(0)
-    block, x = Ladaformer(8, SMALL), torch.randn(2, 5, 8)
+    block, x = Ladaformer(8, 8, SMALL), torch.randn(2, 5, 8)
     silence(block.attention.to_out)
     silence(block.mlp[-1])
     assert torch.equal(block(x), x)
@@ -174,7 +287,7 @@ def test_discriminator_block_has_both_residuals():
 
 def test_self_modulated_norm_scales_without_adding_one():
     torch.manual_seed(0)
-    norm = SelfModulatedLadaformer(8, SMALL).norm_mlp
+    norm = SelfModulatedLadaformer(8, 8, SMALL).norm_mlp
     x, z = torch.randn(2, 5, 8), torch.randn(2, 6)
     h = torch.relu(norm.hidden(z))[:, None]
     centred = x - x.mean(-1, keepdim=True)

@@ -52,7 +52,7 @@ def now():
     return perf_counter()
 stages = {"import": times[1] - times[0]}
 started = perf_counter()
-gan = module.SPEC.build(asked["resolution"], asked["size"])
+gan = module.SPEC.build(*asked["configuration"])
 stages["build"] = perf_counter() - started
 started = perf_counter()
 generator = gan.generator.eval().to(device)
@@ -92,8 +92,11 @@ def _one_start(question: Question) -> dict[str, float] | str:
         "root": str(root),
         "module": f"models.{file.stem}" if file.parent == root / "models" else f"models_outside_{file.stem}",
         "file": str(file),
-        "resolution": question.resolution,
-        "size": question.spec.size,
+        "configuration": [
+            question.resolution,
+            question.spec.size,
+            *([question.spec.attention] if question.spec.attention else []),
+        ],
         "device": question.device,
         "precision": question.precision,
         "num_threads": torch.get_num_threads(),

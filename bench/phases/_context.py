@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from bench.calibration import Calibration
-from bench.catalog import METRICS, FoundDataset, FoundModel
+from bench.catalog import METRICS, FoundDataset, FoundModel, build_gan
 from bench.datasets._spec import Images, OpenDataset
 from bench.meters._spec import Meter
 from bench.metrics._spec import MetricSpec
@@ -116,6 +116,7 @@ class Question:
 
     Attributes:
         spec: every field settled.
+        discriminator: whose discriminator stands in for the model's own, or None.
         dataset: the opened data set; None with `no_data`.
     """
 
@@ -125,6 +126,7 @@ class Question:
     precision: Precision
     device: str
     model: FoundModel
+    discriminator: FoundModel | None
     recipe: Recipe
     found_dataset: FoundDataset
     dataset: OpenDataset | None
@@ -134,22 +136,35 @@ class Question:
     @property
     def configuration(self) -> str:
         """Where the widths come from: `paper`, or `ours: …`; every size but `paper` is ours."""
+        ours = []
         if self.spec.size != "paper":
-            return f"ours: size {self.spec.size}"
-        return self.model.spec.resolutions[self.resolution]
+            ours.append(f"size {self.spec.size}")
+        if self.spec.attention not in {None, next(iter(self.model.spec.attentions), None)}:
+            ours.append(f"{self.spec.attention} attention")
+        if self.discriminator is not None:
+            ours.append(f"discriminator of {self.discriminator.name}")
+        return f"ours: {', '.join(ours)}" if ours else self.model.spec.resolutions[self.resolution]
 
     def build(self, device: str) -> Gan:
         """The networks, initialised on the CPU from the run's seed whatever the device, so devices start equal."""
         if device == "meta":
             with torch.device("meta"):
-                return self.model.spec.build(self.resolution, self.spec.size)
+                return self._paired()
         torch.manual_seed(derive_seed(self.spec.seed, "initialisation"))
-        gan = self.model.spec.build(self.resolution, self.spec.size)
+        gan = self._paired()
         return Gan(
             generator=gan.generator.to(device),
             discriminator=gan.discriminator.to(device),
             latent_dim=gan.latent_dim,
         )
+
+    def _paired(self) -> Gan:
+        """The model's networks, or its generator with the other model's discriminator of the same size."""
+        gan = build_gan(self.model, self.resolution, self.spec.size, self.spec.attention)
+        if self.discriminator is None:
+            return gan
+        other = build_gan(self.discriminator, self.resolution, self.spec.size, None)
+        return Gan(generator=gan.generator, discriminator=other.discriminator, latent_dim=gan.latent_dim)
 
     def build_generator(self, device: str) -> tuple[nn.Module, int]:
         """The generator alone, in eval mode, and the width of its latent."""

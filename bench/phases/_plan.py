@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 from bench.phases._context import Question
-from bench.phases.cost import count_macs, count_params
+from bench.phases.cost import count_macs, count_params, one_step_of
 from bench.records import PhaseName
 from bench.training.loop import SNAPSHOT_FRACTIONS
 from bench.units import format_bytes, format_duration
@@ -54,7 +54,7 @@ class Plan:
         data = "random images of its shape (--no-data)" if spec.no_data else question.found_dataset.spec.title
         lines = [
             f"Run {self.run_id}",
-            f"  model       {question.model.name} {spec.size}, {question.resolution} px ({question.configuration})",
+            f"  model       {spec.model_title}, {question.resolution} px ({question.configuration})",
             f"  data        {spec.dataset}: {data}",
             f"  step        batch size {question.batch_size}, {question.precision}, {question.device}",
             f"  recipe      {question.recipe.source}",
@@ -83,9 +83,12 @@ def make_plan(
         earlier_w: power this machine drew in the phases `generate` and `train_step` of earlier runs, where known.
     """
     gan = question.build("meta")
-    macs_g, _ = count_macs(gan.generator, torch.empty(1, gan.latent_dim, device="meta"))
+    z = torch.empty(1, gan.latent_dim, device="meta")
     image = torch.empty(1, 3, question.resolution, question.resolution, device="meta")
-    macs_d, _ = count_macs(gan.discriminator, image)
+    one_step, num_steps = one_step_of(gan.generator)
+    macs_g = num_steps * count_macs(one_step or gan.generator, image if one_step else z)[0]
+    is_trained = not question.model.spec.why_not_trained
+    macs_d = count_macs(gan.discriminator, image)[0] if is_trained else 0
     macs_per_s = _matmul_macs_per_s(question.device) * _EXPECTED_SHARE_OF_PEAK
     image_s = macs_g / macs_per_s
     step_s = (_GENERATOR_FORWARDS_PER_STEP * macs_g + _DISCRIMINATOR_FORWARDS_PER_STEP * macs_d) / macs_per_s
@@ -97,7 +100,9 @@ def make_plan(
         "train": question.budget.duration_s or (question.budget.num_images or 0) * step_s,
         "quality": _quality_s(question, image_s),
     }
-    if question.dataset is None:
+    if not is_trained:
+        every |= {"train_step": 0.0}
+    if question.dataset is None or not is_trained:
         every |= {"train": 0.0, "quality": 0.0}
     weights_bytes = 4 * count_params(gan.generator)
     num_snapshots = len(SNAPSHOT_FRACTIONS) if "train" in todo and question.dataset is not None else 0

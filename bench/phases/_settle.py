@@ -32,7 +32,11 @@ def settle(spec: RunSpec) -> Question:
     resolution = _settle_resolution(spec, model, dataset)
     if spec.size not in model.spec.sizes:
         raise UsageError(f"--size '{spec.size}': {model.name} has {', '.join(model.spec.sizes)}.")
+    attention = _settle_attention(spec, model)
     recipe = model.spec.recipe(dataset.name, resolution, spec.size)
+    discriminator = None if spec.discriminator is None else _find_discriminator(spec, model, resolution)
+    if discriminator is not None:
+        recipe = _paired_recipe(recipe, discriminator, discriminator.spec.recipe(dataset.name, resolution, spec.size))
     device = settle_device(spec.device)
     precision = _settle_precision(spec.precision or recipe.precision, device)
     batch_size = spec.batch_size or recipe.batch_size
@@ -41,6 +45,7 @@ def settle(spec: RunSpec) -> Question:
     opened = None if spec.no_data else dataset.spec.open(resolution, dataset.path)
     settled = spec.model_copy(
         update={
+            "attention": attention,
             "resolution": resolution,
             "batch_size": batch_size,
             "precision": precision,
@@ -55,6 +60,7 @@ def settle(spec: RunSpec) -> Question:
         precision=precision,
         device=device,
         model=model,
+        discriminator=discriminator,
         recipe=dataclasses.replace(recipe, batch_size=batch_size, precision=precision),
         found_dataset=dataset,
         dataset=opened,
@@ -73,14 +79,58 @@ def run_id_of(question: Question, machine: Machine) -> str:
     identity = {
         "spec": spec.model_dump(mode="json"),
         "model_source": question.model.source_hash,
+        "discriminator_source": None if question.discriminator is None else question.discriminator.source_hash,
         "data": None if question.dataset is None else question.dataset.protocol,
         "harness": __version__,
         "machine": fingerprint(machine),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     device = question.device.replace(":", "")
-    parts = (question.model.name, spec.size, question.found_dataset.name, str(question.resolution), device, digest)
+    words = [question.model.name, *([spec.attention] if spec.attention else [])]
+    if question.discriminator is not None:
+        words.append(f"d-{question.discriminator.name}")
+    parts = (*words, spec.size, question.found_dataset.name, str(question.resolution), device, digest)
     return "-".join(parts)
+
+
+def _settle_attention(spec: RunSpec, model: FoundModel) -> str | None:
+    """The operator by name, the model's default where none is asked; None where the model offers no choice."""
+    offered = model.spec.attentions
+    if spec.attention is None:
+        return next(iter(offered), None)
+    if spec.attention not in offered:
+        choice = f"{model.name} has {', '.join(offered)}" if offered else f"{model.name} offers no choice"
+        raise UsageError(f"--attention '{spec.attention}': {choice}.")
+    return spec.attention
+
+
+def _find_discriminator(spec: RunSpec, model: FoundModel, resolution: int) -> FoundModel:
+    """The model whose discriminator is asked for, at the generator's resolution and size."""
+    assert spec.discriminator is not None
+    other = find_model(spec.discriminator)
+    for each in (model, other):
+        if each.spec.why_not_trained:
+            raise UsageError(f"--discriminator {other.name}: {each.name} is not trained: {each.spec.why_not_trained}.")
+    if other.name == model.name:
+        raise UsageError(f"--discriminator {other.name} is the model's own; leave the option out.")
+    if resolution not in other.spec.resolutions or spec.size not in other.spec.sizes:
+        raise UsageError(
+            f"--discriminator {other.name} has no size {spec.size} at {resolution} px; it has "
+            f"{', '.join(other.spec.sizes)} at {', '.join(str(each) for each in sorted(other.spec.resolutions))} px."
+        )
+    return other
+
+
+def _paired_recipe(own: Recipe, discriminator: FoundModel, other: Recipe) -> Recipe:
+    """The generator's own optimiser settings with the other model's losses and discriminator settings."""
+    return dataclasses.replace(
+        own,
+        discriminator_lr=other.discriminator_lr,
+        objective=other.objective,
+        num_discriminator_steps=other.num_discriminator_steps,
+        max_gradient_norm=other.max_gradient_norm,
+        source=f"{own.source}; discriminator, its learning rate and the losses of {discriminator.name}: {other.source}",
+    )
 
 
 def _settle_resolution(spec: RunSpec, model: FoundModel, dataset: FoundDataset) -> int:

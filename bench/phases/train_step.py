@@ -18,21 +18,9 @@ from bench.training.step import Trainer
 def measure(context: Context) -> Outcome:
     """Quantities `train_images_per_s`, `peak_memory_bytes`, energies, and where the step's time and joules go."""
     question = context.question
-    trainer = Trainer(
-        question.build(question.device),
-        question.recipe,
-        device=question.device,
-        precision=question.precision,
-        seed=question.spec.seed,
-    )
-    real = to_networks(question.real_batch(), question.device)
-    timed = TimedWork(
-        series="train_step",
-        work=lambda: trainer.step(real),
-        num_units=question.batch_size,
-        device=question.device,
-        meters=context.meters,
-    )
+    if question.model.spec.why_not_trained:
+        return Outcome(status="skipped", reason=question.model.spec.why_not_trained)
+    trainer, timed = _step(context)
     setup = setup_of(context)
     preset = lengthened(question.preset, setup)
     idle_before = measure_idle(setup, context, "train_step")
@@ -67,3 +55,24 @@ def measure(context: Context) -> Outcome:
         },
         windows=windows + idle + parts,
     )
+
+
+def _step(context: Context) -> tuple[Trainer, TimedWork]:
+    """A trainer, and its step on one batch that stays on the device."""
+    question = context.question
+    trainer = Trainer(
+        question.build(question.device),
+        question.recipe,
+        device=question.device,
+        precision=question.precision,
+        seed=question.spec.seed,
+    )
+    real = to_networks(question.real_batch(), question.device)
+    timed = TimedWork(
+        series="train_step",
+        work=lambda: trainer.step(real),
+        num_units=question.batch_size,
+        device=question.device,
+        meters=context.meters,
+    )
+    return trainer, timed

@@ -45,7 +45,7 @@ def data_name(record: Record) -> str:
 
 def model_name(record: Record) -> str:
     """`ladagan`, or `ladagan tiny` where it is not the paper's size."""
-    return record.spec.model if record.spec.size == "paper" else f"{record.spec.model} {record.spec.size}"
+    return record.spec.model_title
 
 
 def setting_name(record: Record) -> str:

@@ -80,10 +80,8 @@ def train(
         BenchError: a loss is no longer finite; the message says after how many images.
         StorageError: the log cannot be written.
     """
-    times = TrainingTimes()
+    times, losses, segment = TrainingTimes(), _LossMeans(), _Segment(watch)
     pending = list(SNAPSHOT_FRACTIONS)
-    losses = _LossMeans()
-    is_watched = False
     with _Log(log_path) as log, _progress_bar(budget) as bar, _Prefetch(images, trainer.seed, batch_size) as batches:
         while pending:
             used = _fraction_used(budget, trainer.num_images_shown, times.train_s)
@@ -94,20 +92,15 @@ def train(
                 times.train_s += perf_counter() - read_started
                 log.write({"images_shown": trainer.num_images_shown, "duration_s": times.train_s} | times.last_losses)
                 _show_progress(bar, budget, trainer.num_images_shown, times)
-                if watch is not None:
-                    watch.tick()
+                segment.tick()
             if is_snapshot_due:
-                if is_watched and watch is not None:
-                    watch.stop(trainer.num_images_shown)
-                    is_watched = False
+                segment.end(trainer.num_images_shown)
                 snapshot_started = perf_counter()
                 snapshot(times)
                 times.snapshot_s += perf_counter() - snapshot_started
                 pending = [fraction for fraction in pending if fraction > used]
                 continue
-            if not is_watched and watch is not None:
-                watch.start(trainer.num_images_shown)
-                is_watched = True
+            segment.begin(trainer.num_images_shown)
             step_started = perf_counter()
             batch = batches.next()
             times.data_wait_s += perf_counter() - step_started
@@ -123,6 +116,28 @@ def _fraction_used(budget: Budget, num_images_shown: int, train_s: float) -> flo
     if budget.duration_s is not None:
         return train_s / budget.duration_s
     raise BenchError("An energy budget needs an energy meter; give --train-for in images or time.")
+
+
+class _Segment:
+    """Whether a segment is being watched; without a watch, nothing."""
+
+    def __init__(self, watch: Watch | None) -> None:
+        self._watch = watch
+        self._is_open = False
+
+    def begin(self, num_images_shown: int) -> None:
+        if self._watch is not None and not self._is_open:
+            self._watch.start(num_images_shown)
+            self._is_open = True
+
+    def tick(self) -> None:
+        if self._watch is not None and self._is_open:
+            self._watch.tick()
+
+    def end(self, num_images_shown: int) -> None:
+        if self._watch is not None and self._is_open:
+            self._watch.stop(num_images_shown)
+            self._is_open = False
 
 
 class _Log:
