@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__
+from bench import __version__, cli_views
+from bench.cli_views import GridCode, GridIntensity, GridSource, GridYear, Pue, Results, say
 from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
@@ -39,40 +40,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# Where the electricity comes from: CO2 is computed when it is shown, never stored
-GridCode = Annotated[
-    str | None, typer.Option("--grid", metavar="FRA", help="Country of the electricity, as a three-letter code.")
-]
-GridIntensity = Annotated[float | None, typer.Option("--grid-g-per-kwh", help="Own figure in place of --grid.")]
-GridSource = Annotated[str | None, typer.Option("--grid-source", help="Where the own figure is from.")]
-GridYear = Annotated[int | None, typer.Option("--grid-year", help="Year the own figure is for.")]
-Pue = Annotated[float, typer.Option("--pue", help="Power usage effectiveness; 1 is the machine alone.")]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all runs.")]
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command → its exit code."""
     try:
         code = app(args=list(arguments), prog_name="bench", standalone_mode=False)
     except BenchError as error:
-        _say(f"Error: {error}")
+        say(f"Error: {error}")
         return error.exit_code
     except typer.Exit as leave:
         return leave.exit_code
     except typer.Abort:
-        _say("Stopped; what was measured is kept, and the same command continues.")
+        say("Stopped; what was measured is kept, and the same command continues.")
         return 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of the option parser
             raise
-        _say(f"Error: {error.format_message()}")
+        say(f"Error: {error.format_message()}")
         return 2
     return int(code or 0)
-
-
-def _say(text: str) -> None:
-    """To a person, on stderr."""
-    typer.echo(text, err=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -90,6 +76,12 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         str | None, typer.Option(help="A name in `bench list models`, or a file such as my_gan.py.")
     ] = None,
     size: Annotated[str | None, typer.Option(help="Named size of the model: paper (default) or tiny.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Operator of the attention layers, where the model offers several.")
+    ] = None,
+    discriminator: Annotated[
+        str | None, typer.Option(help="Train with the discriminator and losses of this other model.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="A name in `bench list datasets`, or folder:PATH.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Pixels per side. Default: the data set's usual one.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step. Default: the recipe's.")] = None,
@@ -128,6 +120,8 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     asked = {
         "model": model,
         "size": size,
+        "attention": attention,
+        "discriminator": discriminator,
         "dataset": dataset,
         "resolution": resolution,
         "batch_size": batch_size,
@@ -157,7 +151,7 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         typer.echo(text(runner.plan(spec, results=results, phases=chosen)))
         return 0
     record = runner.run(
-        spec, results=results, phases=chosen, fresh=fresh, say=_say, show_plan=lambda plan: _say(text(plan))
+        spec, results=results, phases=chosen, fresh=fresh, say=say, show_plan=lambda plan: say(text(plan))
     )
     folder = results / record.run_id
     if json:
@@ -178,7 +172,7 @@ def _spec(asked: dict[str, Any]) -> RunSpec:
 
     if not asked:
         words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in DEMO.items())
-        _say(f"No option given, so this is the demo: bench run {words}")
+        say(f"No option given, so this is the demo: bench run {words}")
         asked = DEMO
     for name in ("model", "dataset"):
         if name not in asked:
@@ -207,75 +201,6 @@ def _phases(text: str | None) -> tuple[PhaseName, ...]:
     return tuple(name for name in PHASES if name in words)
 
 
-@app.command(name="list")
-def list_(
-    kind: Annotated[Literal["models", "datasets", "meters", "metrics"], typer.Argument(help="What to list.")],
-) -> None:
-    """List models, datasets, meters or metrics."""
-    from bench import listing
-
-    typer.echo(getattr(listing, kind)())
-
-
-@app.command()
-def show(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or how it begins or ends.")],
-    results: Results = Path("results"),
-    json: Annotated[bool, typer.Option("--json", help="Print exactly the stored record.")] = False,
-) -> None:
-    """Show one run: every figure with its interval, how it is known, and what is missing."""
-    from bench.report.text import show_run
-    from bench.store import RECORD_FILE, find_run
-
-    stored = find_run(results, run_id)
-    if json:
-        sys.stdout.write((stored.folder / RECORD_FILE).read_text(encoding="utf-8"))
-    else:
-        typer.echo(show_run(stored))
-
-
-@app.command()
-def report(
-    results: Results = Path("results"),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("reports"),
-    grid: GridCode = None,
-    grid_g_per_kwh: GridIntensity = None,
-    grid_source: GridSource = None,
-    grid_year: GridYear = None,
-    pue: Pue = 1.0,
-) -> None:
-    """Write results.csv, report.md and the pictures from the records in --results; CO2 with --grid."""
-    from bench.report.grids import chosen_grid
-    from bench.report.text import terminal_table
-    from bench.report.write import write_report
-    from bench.store import load_all
-
-    electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
-    files = write_report(results, out, grid=electricity, pue=pue)
-    for problem in files.problems:
-        _say(f"Skipped: {problem}")
-    runs, _ = load_all(results)
-    typer.echo(terminal_table([run.record for run in runs]))
-    typer.echo("\n".join(str(path) for path in (files.csv, files.markdown, *files.pictures)))
-
-
-@app.command()
-def doctor(
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine's matrix products and copies (20 s).")
-    ] = False,
-    overhead: Annotated[bool, typer.Option("--overhead", help="Measure what measuring costs (2 minutes).")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")
-    ] = None,
-    results: Results = Path("results"),
-) -> None:
-    """Say what this machine can and cannot measure, and why."""
-    from bench import listing
-
-    if not (calibrate or overhead):
-        typer.echo(listing.doctor(device))
-    if calibrate:
-        typer.echo(listing.calibrate(device, results, _say))
-    if overhead:
-        typer.echo(listing.overhead(device, _say))
+app.command(name="list")(cli_views.list_)
+for command in (cli_views.show, cli_views.report, cli_views.doctor, cli_views.paper, cli_views.scale):
+    app.command()(command)

@@ -11,27 +11,49 @@ from tabulate import tabulate
 from bench.calibration import calibrate as measure_peaks
 from bench.calibration import save
 from bench.catalog import DATASETS, METERS, METRICS, MODELS
-from bench.errors import MissingDataError
+from bench.errors import BenchError, MissingDataError
 from bench.machine import look, settle_device
 from bench.meters._spec import EnergySource
+from bench.phases._generator_counts import counts
 from bench.phases._overhead import measure_overhead, overhead_table
 from bench.records import Quantity
-from bench.units import format_bytes
+from bench.units import format_bytes, format_count
+from models._spec import GanSpec
 
 
 def models() -> str:
-    """Every model: title, attention, resolutions and where their configurations come from, licence of the reference."""
+    """Every model: title, attention and its cost in tokens, resolutions and whose they are, size, licence."""
     rows = []
     for name in MODELS.names():
         spec = MODELS.load(name)
         resolutions = ", ".join(
             f"{pixels}{'' if origin == 'paper' else '*'}" for pixels, origin in sorted(spec.resolutions.items())
         )
+        attention = "\n".join(f"{key}: {kind}" for key, kind in spec.attentions.items()) or spec.attention
         rows.append(
-            [name, f"{spec.title} ({spec.year})", spec.attention, resolutions, ", ".join(spec.sizes), spec.licence]
+            [
+                name,
+                f"{spec.title} ({spec.year})",
+                attention,
+                resolutions,
+                *_generator_size(name, spec),
+                ", ".join(spec.sizes),
+                spec.licence,
+            ]
         )
-    headers = ["model", "title", "attention", "resolutions", "sizes", "licence of the reference"]
-    return _table(headers, rows) + "\n* ours, not the authors' configuration"
+    headers = ["model", "title", "attention", "resolutions", "px", "G params", "G MACs per image", "sizes", "licence"]
+    return _table(headers, rows) + "\n* ours, not the authors' configuration; G: generator of size paper at px"
+
+
+def _generator_size(name: str, spec: GanSpec) -> list[str]:
+    """(resolution, parameters, MACs per image) at the smallest resolution whose configuration is the authors'."""
+    official = [pixels for pixels, origin in spec.resolutions.items() if origin == "paper"]
+    resolution = min(official or spec.resolutions)
+    try:
+        found = counts(name, spec.sizes[0], resolution)
+    except BenchError as error:
+        return [str(resolution), "—", f"— ({error})"]
+    return [str(resolution), format_count(found["params_generator"]), format_count(found["macs_generator"])]
 
 
 def datasets() -> str:

@@ -34,6 +34,7 @@ class Tally:
         num_bytes: bytes read and written.
         num_unknown_bytes: the part of `num_bytes` that unknown ops moved.
         products: calls of ops with a MAC formula, by name.
+        macs_by_product: their multiply-accumulates, by the same names.
         without_products: calls of ops that have no MACs by convention.
         unknown: calls of ops that neither list knows; their MACs are missing from `num_macs`.
     """
@@ -42,6 +43,7 @@ class Tally:
     num_bytes: int = 0
     num_unknown_bytes: int = 0
     products: Counter[str] = field(default_factory=Counter)
+    macs_by_product: Counter[str] = field(default_factory=Counter)
     without_products: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
 
@@ -51,6 +53,7 @@ class Tally:
             num_bytes=self.num_bytes + other.num_bytes,
             num_unknown_bytes=self.num_unknown_bytes + other.num_unknown_bytes,
             products=self.products + other.products,
+            macs_by_product=self.macs_by_product + other.macs_by_product,
             without_products=self.without_products + other.without_products,
             unknown=self.unknown + other.unknown,
         )
@@ -96,7 +99,9 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         num_bytes = bytes_of(func, args, kwargs, result)
         tally.num_bytes += num_bytes
         if kind == "product":
-            tally.num_macs += macs_of(func, args, kwargs, result)
+            num_macs = macs_of(func, args, kwargs, result)
+            tally.num_macs += num_macs
+            tally.macs_by_product[name] += num_macs
             tally.products[name] += 1
         elif kind == "no products":
             tally.without_products[name] += 1

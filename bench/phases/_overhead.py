@@ -95,7 +95,7 @@ def measure_overhead(
         raise UsageError(f"--overhead needs at least {MIN_PAIRS} pairs for a 95 % interval, not {num_pairs}.")
     question = settle(SUBJECT.model_copy(update={"device": device}))
     set_backend(question.precision)
-    meters = _open_meters(question.device)
+    meters = window_meters(question.device)
     try:
         with tempfile.TemporaryDirectory() as folder:
             workbench = _Workbench(question, block_s=block_s, log_path=Path(folder) / "train.jsonl")
@@ -273,7 +273,7 @@ class _Workbench:
             torch.cuda.synchronize(self._device)
 
 
-def _open_meters(device: str) -> dict[str, Meter]:
+def window_meters(device: str) -> dict[str, Meter]:
     """Every meter that reads measured windows on this machine, by name."""
     specs = {name: METERS.load(name) for name in METERS.names()}
     usable = {name: spec for name, spec in specs.items() if spec.in_windows and spec.why_unavailable(device) is None}
