@@ -94,6 +94,38 @@ class Recipe:
     source: str
 
 
+class NoDiscriminator(nn.Module):
+    """In place of a discriminator, for a generator that is sampled here and not trained."""
+
+    def forward(self, _: Tensor) -> Tensor:
+        """Always raises RuntimeError."""
+        raise RuntimeError("This model has no discriminator: it is sampled here and not trained.")
+
+
+@dataclass(frozen=True)
+class NotTrained:
+    """In place of losses; implements `Objective` by refusing."""
+
+    @property
+    def period(self) -> int:
+        """1."""
+        return 1
+
+    def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
+        """Always raises RuntimeError."""
+        del gan, real, z, step
+        raise RuntimeError("This model is sampled here and not trained.")
+
+    def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
+        """Always raises RuntimeError."""
+        del gan, real, z, step
+        raise RuntimeError("This model is sampled here and not trained.")
+
+    def without_penalty(self) -> NotTrained:
+        """Itself."""
+        return self
+
+
 @dataclass(frozen=True, kw_only=True)
 class GanSpec:
     """What a model file ends with.
@@ -107,7 +139,9 @@ class GanSpec:
         attentions: operators that `--attention` chooses from → class and cost in tokens, the default first; empty where
             there is one only, which `attention` names.
         build: (resolution, size) → networks, with a third argument, the operator's name, where `attentions` is not
-            empty. Must work under `torch.device("meta")`.
+            empty. Must work under `torch.device("meta")`. A generator that calls a network several times per image has
+            `num_steps` and `one_step(x)`.
+        why_not_trained: for a model that is only sampled here, the reason; its phases are cost and generate.
         recipe: (dataset name, resolution, size) → how to train it there.
     """
 
@@ -120,5 +154,6 @@ class GanSpec:
     resolutions: Mapping[int, str]
     sizes: tuple[str, ...] = field(default=("paper", "tiny"))
     attentions: Mapping[str, str] = field(default_factory=dict)
+    why_not_trained: str = ""
     build: Callable[..., Gan]
     recipe: Callable[[str, int, str], Recipe]

@@ -36,6 +36,7 @@ _STEP_UNITS = {
     "arithmetic_intensity_step": "MAC/B",
     "counted_op_share": "1",
 }
+_DISCRIMINATOR_UNITS = {"num_params_discriminator": "1", "macs_discriminator": "MAC", "bytes_discriminator": "B"}
 _CONVENTIONS: dict[str, JsonValue] = {
     "convention": "1 MAC = 1 multiply-accumulate of a matrix product, convolution or attention; element-wise work, "
     "norms, softmax, resampling and optimisers have none",
@@ -59,23 +60,35 @@ def measure(context: Context) -> Outcome:
     outcome = Outcome(protocol=dict(_CONVENTIONS))
     outcome.protocol |= {"precision": question.precision, "batch_size": question.batch_size}
     checks: dict[str, JsonValue] = {"tool": f"fvcore {version('fvcore')}", "tolerance": TOLERANCE}
-    for name, network, shape in (
-        ("generator", gan.generator, (gan.latent_dim,)),
-        ("discriminator", gan.discriminator, (3, question.resolution, question.resolution)),
-    ):
+    image_shape = (3, question.resolution, question.resolution)
+    networks: list[tuple[str, nn.Module, tuple[int, ...]]] = [("generator", gan.generator, (gan.latent_dim,))]
+    reason = question.model.spec.why_not_trained
+    if reason:
+        outcome.quantities |= _unknowns(_DISCRIMINATOR_UNITS | _STEP_UNITS | {"macs_penalty": "MAC"}, reason)
+    else:
+        networks.append(("discriminator", gan.discriminator, image_shape))
+    for name, network, shape in networks:
         outcome.quantities[f"num_params_{name}"] = _exact(count_params(network), "1", "trainable parameters")
         figures, protocol = _forward(name, network, shape, question)
         outcome.quantities |= figures
         outcome.protocol |= protocol
         num_macs = figures[f"macs_{name}"].value
-        if num_macs is not None:
+        if num_macs is not None and one_step_of(network)[0] is None:  # fvcore computes; a thousand calls are too many
             checks[name] = compare_with_fvcore(network.eval(), torch.zeros(1, *shape), int(num_macs))
             outcome.quantities[f"macs_{name}"] = _flagged(figures[f"macs_{name}"], checks[name])
     outcome.protocol["cross_check"] = checks
-    figures, protocol = _step(question)
-    outcome.quantities |= figures
-    outcome.protocol |= protocol
+    if not reason:
+        figures, protocol = _step(question)
+        outcome.quantities |= figures
+        outcome.protocol |= protocol
     return outcome
+
+
+def one_step_of(network: nn.Module) -> tuple[nn.Module | None, int]:
+    """(what a multi-step sampler calls per step, how often per image); (None, 1) for a network that is called once."""
+    one_step = getattr(network, "one_step", None)
+    num_steps: int = getattr(network, "num_steps", 1)
+    return (one_step, num_steps) if isinstance(one_step, nn.Module) else (None, 1)
 
 
 def count_params(network: nn.Module) -> int:
@@ -99,17 +112,24 @@ def _forward(
     if name == "generator":
         units |= {"arithmetic_intensity_generator": "MAC/B", "bytes_generator_per_image": "B"}
     try:
-        single = _count_forward(network, (1, *shape), question)
-        batch = _count_forward(network, (question.batch_size, *shape), question)
+        one_step, num_steps = one_step_of(network)
+        called, shape = (network, shape) if one_step is None else (one_step, (3, *[question.resolution] * 2))
+        single = _count_forward(called, (1, *shape), question)
+        batch = _count_forward(called, (question.batch_size, *shape), question)
     except CANNOT_RUN as error:
         return _unknowns(units, f"the {name} cannot be run on shapes alone: {first_line(error)}"), {}
     values = {
-        f"macs_{name}": single.num_macs,
-        f"bytes_{name}": single.num_bytes,
+        f"macs_{name}": single.num_macs * num_steps,
+        f"bytes_{name}": single.num_bytes * num_steps,
         "arithmetic_intensity_generator": single.num_macs / single.num_bytes,
-        "bytes_generator_per_image": batch.num_bytes / question.batch_size,
+        "bytes_generator_per_image": batch.num_bytes * num_steps / question.batch_size,
     }
     figures = {figure: _exact(values[figure], unit) for figure, unit in units.items()}
+    if one_step is not None:
+        figures |= {
+            "num_sampling_steps": _exact(num_steps, "1", "calls of the network per image"),
+            "macs_generator_per_step": _exact(single.num_macs, "MAC"),
+        }
     return figures, {f"uncounted_ops_{name}": _sorted(single.unknown)}
 
 

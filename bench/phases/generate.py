@@ -60,6 +60,7 @@ def measure(context: Context) -> Outcome:
             "generate_latency_ms_p50": _latency_ms(singles, 0.5),
             "generate_latency_ms_p99": _latency_ms(singles, 0.99),
             "generate_peak_memory_bytes": peak_memory(batches),
+            **_per_step(context, singles),
             **cold_start,
             **shares.quantities,
             **energy_quantities("generate", batches + idle, "generate.batch", setup),
@@ -96,6 +97,16 @@ def _windows(context: Context, setup: EnergySetup, preset: Preset) -> tuple[list
         idle += measure_idle(setup, context, "generate.batch")
         singles = measure_latency(timed("generate.latency", z_batch[:1]), question.preset)
     return batches, singles, idle
+
+
+def _per_step(context: Context, singles: list[Window]) -> dict[str, Quantity]:
+    """Of a multi-step sampler, the latency divided by its steps; nothing for a generator that is called once."""
+    steps, latency = context.cost("num_sampling_steps"), _latency_ms(singles, 0.5)
+    if steps is None or steps.value is None or latency.value is None:
+        return {}
+    ends = {"value": latency.value, "low": latency.low, "high": latency.high}
+    divided = {name: None if each is None else each / steps.value for name, each in ends.items()}
+    return {"generate_latency_ms_per_step": latency.model_copy(update=divided)}
 
 
 def _latency_ms(windows: list[Window], probability: float) -> Quantity:

@@ -28,6 +28,8 @@ WEIGHTS_FILE = "ema.safetensors"
 def measure(context: Context) -> Outcome:
     """Quantities `num_images_shown`, `train_duration_s`, `train_loop_images_per_s`, `data_wait_share`, final losses."""
     question = context.question
+    if question.model.spec.why_not_trained:
+        return Outcome(status="skipped", reason=question.model.spec.why_not_trained)
     if question.dataset is None:
         return Outcome(status="skipped", reason="--no-data: there are no images to train on")
     trainer = Trainer(
