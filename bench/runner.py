@@ -244,7 +244,9 @@ def _new_record(question: Question, run_id: str, *, machine: Machine) -> Record:
             paper=model.paper,
             code=model.code,
             licence=model.licence,
-            attention=model.attentions.get(question.spec.attention or "", model.attention),
+            attention=model.attentions.get(
+                question.spec.attention or next(iter(model.attentions), ""), model.attention
+            ),
             configuration=question.configuration,
             source_hash=question.model.source_hash,
         ),

@@ -15,10 +15,11 @@ def question(**asked):
     return settle(RunSpec(**({"model": "ladagan", "size": "tiny", "dataset": "synthetic", "resolution": 32} | asked)))
 
 
-def test_the_default_operator_is_settled_by_name_and_every_operator_is_another_run():
+def test_the_models_own_operator_is_no_variant_and_every_other_one_is_another_run():
     machine = look("cpu")
     default, named, other = question(), question(attention="additive"), question(attention="softmax")
-    assert default.spec.attention == "additive"
+    assert default.spec.attention is None
+    assert default.spec.model_title == "ladagan tiny"
     assert run_id_of(default, machine) == run_id_of(named, machine) != run_id_of(other, machine)
     assert other.configuration == "ours: size tiny, softmax attention"
     assert other.spec.model_title == "ladagan tiny, softmax attention"

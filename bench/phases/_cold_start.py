@@ -88,6 +88,7 @@ def _one_start(question: Question) -> dict[str, float] | str:
     file = Path(word) if word.endswith(".py") else MODELS.file(word)
     assert models.__file__ is not None
     root = Path(models.__file__).parent.parent
+    attention = question.spec.attention or next(iter(question.model.spec.attentions), None)
     asked = {
         "root": str(root),
         "module": f"models.{file.stem}" if file.parent == root / "models" else f"models_outside_{file.stem}",
@@ -95,7 +96,7 @@ def _one_start(question: Question) -> dict[str, float] | str:
         "configuration": [
             question.resolution,
             question.spec.size,
-            *([question.spec.attention] if question.spec.attention else []),
+            *([attention] if attention else []),
         ],
         "device": question.device,
         "precision": question.precision,

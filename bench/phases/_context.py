@@ -139,7 +139,7 @@ class Question:
         ours = []
         if self.spec.size != "paper":
             ours.append(f"size {self.spec.size}")
-        if self.spec.attention not in {None, next(iter(self.model.spec.attentions), None)}:
+        if self.spec.attention is not None:
             ours.append(f"{self.spec.attention} attention")
         if self.discriminator is not None:
             ours.append(f"discriminator of {self.discriminator.name}")

@@ -94,10 +94,10 @@ def run_id_of(question: Question, machine: Machine) -> str:
 
 
 def _settle_attention(spec: RunSpec, model: FoundModel) -> str | None:
-    """The operator by name, the model's default where none is asked; None where the model offers no choice."""
+    """The operator where it is another than the model's own, else None: the own one by name is the same question."""
     offered = model.spec.attentions
-    if spec.attention is None:
-        return next(iter(offered), None)
+    if spec.attention in {None, next(iter(offered), None)}:
+        return None
     if spec.attention not in offered:
         choice = f"{model.name} has {', '.join(offered)}" if offered else f"{model.name} offers no choice"
         raise UsageError(f"--attention '{spec.attention}': {choice}.")
