@@ -22,6 +22,8 @@ from bench.errors import UsageError
 from bench.records import Machine, Precision
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "torch-fidelity", "codecarbon", "nvidia-ml-py")
+_CGROUP = Path("/sys/fs/cgroup")
+_NO_MEMORY_LIMIT_BYTES = 2**60  # cgroup v1 writes "no limit" as a number near 2^63
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -120,22 +122,30 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _cgroup_cpu_limit() -> float | None:
-    """CPU cores the container may use (cgroup v2), None where unlimited or unknown."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
+def _cgroup_cpu_limit(root: Path = _CGROUP) -> float | None:
+    """CPU cores the container may use (cgroup v2, or v1 where that is mounted), None where unlimited or unknown."""
+    files = [root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"]
+    texts = [_text_of(file) for file in files]
+    words = texts[0].split() if texts[0] else [each for each in texts[1:] if each]
+    if len(words) != 2 or words[0] in {"max", "-1"}:
         return None
-    return None if quota == "max" else int(quota) / int(period)
+    return int(words[0]) / int(words[1])
 
 
-def _cgroup_memory_limit() -> int | None:
-    """Bytes the container may use (cgroup v2), None where unlimited or unknown."""
+def _cgroup_memory_limit(root: Path = _CGROUP) -> int | None:
+    """Bytes the container may use (cgroup v2 or v1), None where unlimited or unknown."""
+    text = _text_of(root / "memory.max") or _text_of(root / "memory" / "memory.limit_in_bytes")
+    if not text or text == "max" or int(text) >= _NO_MEMORY_LIMIT_BYTES:
+        return None
+    return int(text)
+
+
+def _text_of(file: Path) -> str:
+    """What a small system file holds; nothing where it cannot be read."""
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        return file.read_text().strip()
     except OSError:
-        return None
-    return None if text == "max" else int(text)
+        return ""
 
 
 def _nvml_facts(uuids: list[str]) -> tuple[str | None, dict[str, float]]:
