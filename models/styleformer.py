@@ -8,11 +8,11 @@ https://github.com/BR-IDL/PaddleViT/tree/16ec1fc15140358551eb1be144d5f05b2a19a47
 Attention style injection is weight demodulation (arXiv 1912.04958, equations 1 to 3) of the linear layers:
 
     x̂ = instance norm of x over the tokens                  pre-normalisation, without weights
-    [q k v u] = demodulated linear of x̂, modulated by the style
-    y = demodulated linear of (softmax(q kᵀ / √d) v), modulated by a second scale of the style, + u
+    [q k v] = demodulated linear of x̂, modulated by the style
+    y = demodulated linear of (softmax(q kᵀ / √d) v), modulated by a second scale of the style, + linear of x
     x' = activation(y + noise + bias)
 
-u is the linear layer that stands in place of the residual, and there is no MLP. Heads are 32 wide. A layer that is the
+The linear layer of x stands in place of the residual, and there is no MLP. Heads are 32 wide. A layer that is the
 last one before the grid doubles (low-pass filtered) leads to the next width. Colours are made once, at the end. These
 last two facts and the number of scales were found by counting: the multiply-accumulates of models.md admit no others.
 
@@ -21,7 +21,7 @@ mixtures of the tokens wherever there are more than 256 (Wang et al., arXiv 2006
 
 Choices that are ours, the sources we may read being silent:
 * Linformer's mixtures are the same for keys and values (that paper's "key-value sharing").
-* The skip u is modulated and demodulated with q, k and v.
+* The linear skip is neither normalised nor modulated, so it carries what the norm takes away.
 * Learned positions, 0 at first, are added wherever the grid has doubled (the first grid is a learned constant itself):
   attention and low-pass filters alone have nothing to tell the pixels of a finer grid apart by.
 * torch's fused attention: nothing of size n × n is held, but a path length penalty cannot be taken.
@@ -46,6 +46,7 @@ from models._spec import Gan, GanSpec, Recipe
 from models._stylegan_layers import (
     LEAK,
     SQRT_2,
+    EqualConv,
     EqualLinear,
     FirUpsample,
     MappingNetwork,
@@ -137,23 +138,22 @@ class StyledAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = max(1, width_in // config.head_width)
-        self.width_qkv = 3 * width_in
         self.to_scale_in = EqualLinear(config.style_width, width_in, bias_init=1.0)
-        self.weight_in = nn.Parameter(torch.randn(self.width_qkv + width_out, width_in, 1, 1))
+        self.weight_in = nn.Parameter(torch.randn(3 * width_in, width_in, 1, 1))
         self.mixtures = nn.Parameter(torch.randn(rank, grid**2)) if rank else None
         self.to_scale_out = EqualLinear(config.style_width, width_in, bias_init=1.0)
         self.weight_out = nn.Parameter(torch.randn(width_out, width_in, 1, 1))
+        self.skip = EqualConv(width_in, width_out, 1, has_bias=False)
         self.noise = StyleNoise(grid)
         self.bias = nn.Parameter(torch.zeros(width_out))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [b, c_in, h, w], style [b, style_width] → [b, c_out, h, w]."""
-        x = as_image(instance_norm(as_tokens(x)))
-        x = modulated_conv(x, self.weight_in, self.to_scale_in(style))  # a 1×1 convolution is a linear layer of tokens
-        qkv, skip = x[:, : self.width_qkv], x[:, self.width_qkv :]
-        x = as_image(self._attended(as_tokens(qkv)))
-        y = modulated_conv(x, self.weight_out, self.to_scale_out(style)) + skip
-        # w and u have variance 1 each, so their sum is √2 of that: the factor that the activation wants
+        qkv = as_image(instance_norm(as_tokens(x)))
+        qkv = modulated_conv(qkv, self.weight_in, self.to_scale_in(style))  # 1×1: a linear layer of tokens
+        mixed = as_image(self._attended(as_tokens(qkv)))
+        y = modulated_conv(mixed, self.weight_out, self.to_scale_out(style)) + self.skip(x)
+        # both parts have variance 1, so their sum is √2 of what has: the factor that the activation wants
         y = y + self.noise(y) * SQRT_2 + (self.bias * SQRT_2).to(y.dtype)[:, None, None]
         return functional.leaky_relu(y, LEAK)
 
