@@ -173,7 +173,7 @@ def linear_gan(resolution, size):
 
 
 def with_linear_networks(objective, build=linear_gan, **changes):
-    spec = dataclasses.replace(SPEC, build=build)
+    spec = dataclasses.replace(SPEC, build=build, attentions={})
     model = FoundModel("linear", spec, "none")
     return question_of(size="tiny", batch_size=4, model=model, objective=objective, **changes)
 

@@ -126,7 +126,7 @@ class Question:
     precision: Precision
     device: str
     model: FoundModel
-    discriminator: FoundModel | None
+    discriminator: FoundModel | None = None
     recipe: Recipe
     found_dataset: FoundDataset
     dataset: OpenDataset | None

@@ -37,8 +37,6 @@ _QUESTION_COLUMNS = (
     "run_id",
     "model",
     "size",
-    "attention",
-    "discriminator",
     "dataset",
     "resolution",
     "device",
@@ -52,7 +50,16 @@ _QUESTION_COLUMNS = (
 )
 _WORTH_COLUMNS = tuple(f"{activity.phase}_energy_publishable" for activity in ACTIVITIES)
 _GRID_COLUMNS = ("grid_region", "grid_g_per_kwh", "grid_year", "grid_source", "pue")
-_ORIGIN_COLUMNS = ("cpu", "gpus", "torch", "harness_version", "model_source_hash", "created_at")
+_ORIGIN_COLUMNS = (
+    "attention",
+    "discriminator",
+    "cpu",
+    "gpus",
+    "torch",
+    "harness_version",
+    "model_source_hash",
+    "created_at",
+)
 _TEXT_COLUMNS = ("kinds", "notes")
 # What follows a figure's name in its further columns.
 _ENDS = ("_low", "_high")
@@ -100,8 +107,6 @@ def _question_cells(record: Record) -> dict[str, Cell]:
         record.run_id,
         spec.model,
         spec.size,
-        spec.attention,
-        spec.discriminator,
         spec.dataset,
         spec.resolution,
         spec.device,
@@ -119,6 +124,8 @@ def _question_cells(record: Record) -> dict[str, Cell]:
 def _origin_cells(record: Record) -> dict[str, Cell]:
     machine = record.machine
     cells: tuple[Cell, ...] = (
+        record.spec.attention,
+        record.spec.discriminator,
         machine.cpu,
         "; ".join(machine.gpus),
         machine.torch,
