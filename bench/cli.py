@@ -27,7 +27,7 @@ DEMO: dict[str, Any] = {
     "dataset": "scenes",
     "resolution": 32,
     "preset": "smoke",
-    "train_for": "150s",
+    "train_for": "140s",
 }
 _EXIT_CODES = {"ok": 0, "incomplete": 0, "failed": 1, "oom": 1, "timeout": 1, "inconclusive": 3, "invalid": 4}
 

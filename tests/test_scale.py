@@ -232,14 +232,15 @@ class SteadyMeter(Meter):
 
 
 def test_joules_per_image_come_from_the_meter_and_windows_are_long_enough_for_it():
-    run = run_of(request(operators=("additive",), max_tokens=64), meters={"steady": SteadyMeter()}, budget_s=4.0)
+    run = run_of(request(operators=("additive",), max_tokens=64), meters={"steady": SteadyMeter()}, budget_s=16.0)
     run.measure(lambda _: None)
     (point,) = run.points
     energy = point.energy_j_per_image
     num_calls = {window.num_units for window in counted_windows(point)}
     assert energy.label == "measured:rapl"
     assert energy.value == pytest.approx(6.0 / num_calls.pop())
-    # An eighth of the budget over the fewest rounds is 0.08 s a window; without a meter it would be 0.02 s.
+    # An eighth of the budget over the fewest rounds is 0.33 s a window; without a meter it would be 0.02 s. The start-up
+    # of a busy machine takes its part of the budget.
     assert np.median([window.duration_s for window in counted_windows(point)]) > 0.04
 
 
