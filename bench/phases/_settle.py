@@ -157,7 +157,7 @@ def _settle_budget(spec: RunSpec, recipe: Recipe) -> tuple[Budget, str]:
     budget = parse_budget(train_for)
     if budget.energy_j is not None:
         raise UsageError(
-            f"--train-for {train_for} needs an energy meter, and this version has none; give images or time."
+            f"--train-for {train_for}: the trainer cannot stop on joules yet; give images or time."
         )
     return budget, train_for
 

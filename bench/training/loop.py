@@ -115,7 +115,7 @@ def _fraction_used(budget: Budget, num_images_shown: int, train_s: float) -> flo
         return num_images_shown / budget.num_images
     if budget.duration_s is not None:
         return train_s / budget.duration_s
-    raise BenchError("An energy budget needs an energy meter; give --train-for in images or time.")
+    raise BenchError("The trainer cannot stop on joules yet; give --train-for in images or time.")
 
 
 class _Segment:
