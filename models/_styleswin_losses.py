@@ -7,7 +7,7 @@ Source: `train_styleswin.py` and `utils/CRDiffAug.py` of the official code (MIT;
 
 * Real and generated images are augmented and judged in passes of their own. The discriminator compares the images of a
   pass with one another (minibatch standard deviation), so a mixed pass would not be judged as the clean ones are.
-* Before translation, colour and cutout every second image is mirrored.
+* Before translation, colour and cutout an image is mirrored, with probability ½.
 
 Difference: R1 is part of the step's loss, with the pass whose logits the loss uses; the official code takes a second
 optimiser step for it, and corrects Adam's settings for these extra steps (arXiv 1912.04958, appendix B). With one step
@@ -29,7 +29,7 @@ from models._spec import Gan
 
 @dataclass(frozen=True, kw_only=True)
 class SeparateConsistency(NonSaturatingR1):
-    """`NonSaturatingR1` whose consistency passes are separate and mirror every second image."""
+    """`NonSaturatingR1` whose consistency passes are separate and mirror images at random."""
 
     def _augment(self, images: Tensor) -> Tensor:
         return diff_augment(mirrored_at_random(images), self.augmentations)

@@ -315,8 +315,9 @@ _TINY_RECIPE = Recipe(
     discriminator_lr=2e-3,
     adam_betas=(0.0, 0.99),
     ema_decay=0.98,
-    objective=Hinge(),
-    source="ours, to learn `scenes` on two CPU cores in minutes: small batch, higher learning rates, a short EMA",
+    objective=Hinge(augmentations=("color",)),
+    source="ours, to learn `scenes` on two CPU cores in minutes: small batch, higher learning rates, a short EMA, "
+    "the colour augmentation",
 )
 
 

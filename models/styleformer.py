@@ -12,18 +12,19 @@ Attention style injection is weight demodulation (arXiv 1912.04958, equations 1 
     y = demodulated linear of (softmax(q kᵀ / √d) v), modulated by a second scale of the style, + linear of x
     x' = activation(y + noise + bias)
 
-The linear layer of x stands in place of the residual, and there is no MLP. Heads are 32 wide. A layer that is the
-last one before the grid doubles (low-pass filtered) leads to the next width. Colours are made once, at the end. These
-last two facts and the number of scales were found by counting: the multiply-accumulates of models.md admit no others.
+The linear layer of x stands in place of the residual, and there is no MLP. Heads are 32 wide. Inferred, because they
+give the multiply-accumulates of models.md (to every printed digit, where filters are counted on grids filled with
+zeros): the last layer before the grid doubles (low-pass filtered) leads to the next width, a layer takes two scales of
+the style, and colours are made once, at the end.
 
 Operators: `softmax` over all tokens (Styleformer), and `linformer` (Styleformer-L): keys and values are 256 learned
-mixtures of the tokens wherever there are more than 256 (Wang et al., arXiv 2006.04768, equation 7).
+mixtures of the tokens wherever there are more than 256 (Wang et al., arXiv 2006.04768, equation 7). Of the released
+models the 32 px one is the former, those of 64 and 128 px are the latter.
 
 Choices that are ours, the sources we may read being silent:
 * Linformer's mixtures are the same for keys and values (that paper's "key-value sharing").
 * The linear skip is neither normalised nor modulated, so it carries what the norm takes away.
-* Learned positions, 0 at first, are added wherever the grid has doubled (the first grid is a learned constant itself):
-  attention and low-pass filters alone have nothing to tell the pixels of a finer grid apart by.
+* There are no learned positions beside the constant input.
 * torch's fused attention: nothing of size n × n is held, but a path length penalty cannot be taken.
 * The training, where `source` says so.
 Modulating the values before the attention, as the paper draws it, or what comes out of it, as here, is the same:
@@ -183,11 +184,6 @@ class Generator(nn.Module):
             widths_out = [width] * (num_layers - 1) + [widths[min(stage + 1, len(widths) - 1)]]
             self.layers.extend(StyledAttention(width, width_out, grid, config, rank) for width_out in widths_out)
         self.upsample = FirUpsample()
-        self.positions = nn.ParameterList(
-            torch.zeros(1, width, FIRST_GRID << stage, FIRST_GRID << stage)
-            for stage, width in enumerate(widths)
-            if stage > 0
-        )
         self.to_rgb = ToRgb(widths[-1], config.style_width)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -196,7 +192,7 @@ class Generator(nn.Module):
         x = self.constant.expand(z.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         layers = iter(self.layers)
         for stage, num_layers in enumerate(self.num_layers):
-            x = self.upsample(x) + self.positions[stage - 1] if stage else x
+            x = self.upsample(x) if stage else x
             for layer in islice(layers, num_layers):
                 x = layer(x, style)
         image: Tensor = self.to_rgb(x, style)
@@ -263,11 +259,12 @@ _TINY_RECIPE = Recipe(
     num_images=100_000,
     batch_size=16,
     generator_lr=2.5e-3,
-    discriminator_lr=2.5e-3,
+    discriminator_lr=1e-3,
     adam_betas=(0.0, 0.99),
     ema_decay=0.99,
-    objective=NonSaturatingR1(r1_weight=0.05, r1_interval=16),
-    source="ours, to learn `scenes` on two CPU cores in minutes: a small batch, R1 γ 0.1, a shorter EMA",
+    objective=NonSaturatingR1(r1_weight=0.5, r1_interval=16),
+    source="ours, to learn `scenes` on two CPU cores in minutes: a small batch, R1 γ 1, a slower discriminator, a "
+    "shorter EMA",
 )
 
 

@@ -14,8 +14,8 @@ Deliberate differences from the official code:
 * The discriminator halves the image and transforms each size; the official one halves by transforming back, filtering
   and transforming forth again. The transform inverts, so the numbers are the same.
 * The bias of an activated convolution belongs to the convolution, not to the activation: the same sum.
-* Spectral norm is torch's parametrisation, which takes 15 power iterations to begin with instead of none, and one per
-  forward pass in training, as there.
+* Spectral norm (`_spectral_norm.py`) takes 15 power iterations to begin with instead of none, and one per forward pass
+  in training, as there. Its products are counted (0.1 % of the discriminator's multiply-accumulates).
 * Images are in [-1, 1]; there they are standardised with the means and deviations of ImageNet.
 * R1 is part of the loss and takes no optimiser step of its own (see `_styleswin_losses.py`), the learning rates are not
   lowered at the end of the training, and the discriminator's gradients are not clipped (at norm 5 there, the
@@ -33,11 +33,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import spectral_norm
 
 from models._haar import haar_transform
 from models._losses import NonSaturatingR1
 from models._spec import Gan, GanSpec, Recipe
+from models._spectral_norm import spectral_norm
 from models._stylegan_layers import (
     FIRST_GRID,
     EqualLinear,
@@ -267,10 +267,9 @@ def _spectral_conv(width_in: int, width_out: int, kernel_size: int, stride: int 
 
 
 def _normalised(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    assert layer.bias is not None  # both are made with one
-    nn.init.zeros_(layer.bias)
-    normalised: nn.Module = spectral_norm(layer)
-    return normalised
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return spectral_norm(layer)
 
 
 class DiscriminatorStage(nn.Module):

@@ -239,8 +239,8 @@ def test_joules_per_image_come_from_the_meter_and_windows_are_long_enough_for_it
     num_calls = {window.num_units for window in counted_windows(point)}
     assert energy.label == "measured:rapl"
     assert energy.value == pytest.approx(6.0 / num_calls.pop())
-    # An eighth of the budget over the fewest rounds is 0.33 s a window; without a meter it would be 0.02 s. The start-up
-    # of a busy machine takes its part of the budget.
+    # An eighth of the budget over the fewest rounds is 0.33 s a window; without a meter it would be 0.02 s. On a busy
+    # machine the start-up takes its part of the budget.
     assert np.median([window.duration_s for window in counted_windows(point)]) > 0.04
 
 

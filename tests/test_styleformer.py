@@ -81,7 +81,8 @@ def test_a_layer_is_the_formula_of_its_description(layer):
     scale_in, scale_out = layer.to_scale_in(style)[0], layer.to_scale_out(style)[0]
     weight = layer.weight_in[:, :, 0, 0] * scale_in
     weight = weight / weight.norm(dim=1, keepdim=True)
-    q, k, v, u = (instance_norm(as_tokens(x))[0] @ weight.mT).split((16, 16, 16, 8), dim=1)
+    q, k, v = (instance_norm(as_tokens(x))[0] @ weight.mT).chunk(3, dim=1)
+    u = as_tokens(x)[0] @ (layer.skip.weight[:, :, 0, 0] / math.sqrt(16)).mT
     heads = [
         torch.softmax(q[:, each] @ k[:, each].mT / math.sqrt(8), dim=-1) @ v[:, each]
         for each in (slice(0, 8), slice(8, 16))

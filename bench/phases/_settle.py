@@ -156,9 +156,7 @@ def _settle_budget(spec: RunSpec, recipe: Recipe) -> tuple[Budget, str]:
     train_for = spec.train_for or PRESETS[spec.preset].train_for or f"{recipe.num_images}img"
     budget = parse_budget(train_for)
     if budget.energy_j is not None:
-        raise UsageError(
-            f"--train-for {train_for}: the trainer cannot stop on joules yet; give images or time."
-        )
+        raise UsageError(f"--train-for {train_for}: the trainer cannot stop on joules yet; give images or time.")
     return budget, train_for
 
 
