@@ -48,11 +48,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models._relative_position import from_windows, to_windows
+from models._transformer import attend, split_heads
 
 OPERATORS: Mapping[str, str] = {
     "additive": "additive, O(n)",
@@ -163,17 +163,7 @@ class SoftmaxAttention(nn.Module):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries [b, n, c], keys and values [b, m, c] → [b, n, c]; head by head softmax(q kᵀ / √d) v."""
-        q, k, v = (self._by_head(each) for each in (q, k, v))  # [b, h, n or m, d]
-        if self.is_fused:
-            r = functional.scaled_dot_product_attention(q, k, v)
-        else:
-            scale = q.shape[-1] ** -0.5
-            r = torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1) @ v
-        return r.transpose(1, 2).flatten(2)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """[b, n, c] → [b, h, n, d], a view where x is contiguous."""
-        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+        return attend(*(split_heads(each, self.num_heads) for each in (q, k, v)), is_fused=self.is_fused)
 
 
 class LinformerAttention(SoftmaxAttention):
@@ -234,7 +224,7 @@ class KernelLinearAttention(SoftmaxAttention):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[b, n, c] each → [b, n, c]."""
-        q, k, v = (self._by_head(each) for each in (q, k, v))  # [b, h, n, d]
+        q, k, v = (split_heads(each, self.num_heads) for each in (q, k, v))  # [b, h, n, d]
         q, k = functional.elu(q) + 1, functional.elu(k) + 1
         summed = k.transpose(-2, -1) @ v  # [b, h, d, d]
         normaliser = q @ k.sum(dim=2).unsqueeze(-1)  # [b, h, n, 1]

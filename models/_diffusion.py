@@ -32,12 +32,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import mul
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models._spec import NotTrained, Recipe
+from models._spec import Gan, NoDiscriminator, NotTrained, Recipe
+
+Config = TypeVar("Config")
 
 WHY_NOT_TRAINED = (
     "multi-step models have random weights here: their cost and speed are measured, training is out of scope"
@@ -256,6 +258,31 @@ def make_generator(unet: Mapping[str, Any], diffusion: Diffusion, sampler: Sampl
     """
     steps = plan(time_steps(sampler.num_steps), sampler.kind, diffusion)
     return MultiStepGenerator(DenoisingStep(_diffusers().UNet2DModel(**unet), steps), unet["sample_size"])
+
+
+def config_of(
+    configs: tuple[Mapping[int, Config], Mapping[int, Config]], title: str, resolution: int, size: str
+) -> Config:
+    """The network of that resolution, from the first table, or from the second where the size is `tiny`.
+
+    Raises:
+        ValueError: there is no such resolution, or no such sampler.
+    """
+    paper, tiny = configs
+    if resolution not in paper or size not in SAMPLERS:
+        known = f"{', '.join(SAMPLERS)} at {', '.join(map(str, paper))} px"
+        raise ValueError(f"{title} has no size '{size}' at {resolution} px; known: {known}.")
+    return (tiny if size == "tiny" else paper)[resolution]
+
+
+def sampler_around(unet: Mapping[str, Any], diffusion: Diffusion, size: str) -> Gan:
+    """A network by `diffusers.UNet2DModel` with those settings in the sampler that the size names.
+
+    Raises:
+        ModuleNotFoundError: `diffusers` is not installed.
+    """
+    generator = make_generator(unet, diffusion, SAMPLERS[size])
+    return Gan(generator=generator, discriminator=NoDiscriminator(), latent_dim=3 * unet["sample_size"] ** 2)
 
 
 def _diffusers() -> Any:

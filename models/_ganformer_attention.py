@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models._stylegan_layers import EPS, EqualLinear, pixel_norm
+from models._token_grid import as_image, as_tokens, sinusoids_of_grid
 
 NUM_KMEANS_STEPS = 1
 _PERIOD = 10000.0
@@ -131,9 +132,8 @@ class ImageAttention(nn.Module):
 
     def forward(self, x: Tensor, latents: Tensor, latent_position: Tensor) -> Tensor:
         """x [b, c, h, w], latents [b, k, d], latent_position [k, d] → [b, c, h, w]."""
-        tokens = x.flatten(2).transpose(1, 2)  # [b, n, c], a view of channels-last memory
-        found: Tensor = self.attention(tokens, latents, self.position, latent_position)
-        return pixel_norm(x) * (1 + found.transpose(1, 2).reshape(x.shape))
+        found: Tensor = self.attention(as_tokens(x), latents, self.position, latent_position)
+        return pixel_norm(x) * (1 + as_image(found))
 
 
 def grid_positions(grid: int, width: int) -> Tensor:
@@ -141,6 +141,4 @@ def grid_positions(grid: int, width: int) -> Tensor:
     steps = torch.linspace(-1.0, 1.0, grid)
     periods = torch.pow(torch.tensor(_PERIOD), 4 * torch.arange(width // 4) / width)
     angles = steps[:, None] / periods  # [grid, width / 4]
-    line = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [grid, width / 2]
-    along_x, along_y = line.expand(grid, -1, -1), line[:, None].expand(-1, grid, -1)
-    return torch.cat([along_x, along_y], dim=-1).flatten(0, 1)
+    return sinusoids_of_grid(angles)

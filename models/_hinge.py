@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models._augment import diff_augment
+from models._losses import augmented_logits, augmented_pair, summed
 from models._spec import Gan, Loss
 
 
@@ -39,18 +39,15 @@ class Hinge:
     def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """real [b, 3, h, w], z [b, latent_dim] → parts `real` and `fake`; they add up."""
         del step
-        with torch.no_grad():
-            real = diff_augment(real, self.augmentations)
-            fake = diff_augment(gan.generator(z), self.augmentations)
+        real, fake = augmented_pair(gan, real, z, self.augmentations)
         fake_loss = torch.relu(1 + gan.discriminator(fake)).mean()
         real_loss = torch.relu(1 - gan.discriminator(real)).mean()
-        return Loss(real_loss + fake_loss, {"real": real_loss.detach(), "fake": fake_loss.detach()})
+        return summed({"real": real_loss, "fake": fake_loss})
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] → part `fake`, the loss itself; neither `real` nor `step` matters."""
         del real, step
-        loss = -gan.discriminator(diff_augment(gan.generator(z), self.augmentations)).mean()
-        return Loss(loss, {"fake": loss.detach()})
+        return summed({"fake": -augmented_logits(gan, z, self.augmentations).mean()})
 
     def without_penalty(self) -> Hinge:
         """Itself: there is none."""

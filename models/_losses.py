@@ -25,6 +25,7 @@ where the formula has none. How many critic updates go with one of the generator
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +81,14 @@ class NonSaturatingR1:
             parts["r1"] = self.r1_weight * self.r1_interval * squared_gradient_norm(real_logits, real_seen)
         if self.uses_bcr:
             parts["bcr"] = self._consistency(gan, (real, real_logits), (fake, fake_logits))
-        return _sum_of(parts)
+        return summed(parts)
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] → part `fake`, the loss itself; neither `real` nor `step` matters."""
         del real, step
         fake = gan.generator(z)
         logits = gan.discriminator(fake if self.uses_bcr else self._augment(fake))
-        return _sum_of({"fake": functional.softplus(-logits).mean()})
+        return summed({"fake": functional.softplus(-logits).mean()})
 
     def without_penalty(self) -> NonSaturatingR1:
         """The same losses with R1 off."""
@@ -99,11 +100,15 @@ class NonSaturatingR1:
     def _consistency(self, gan: Gan, real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Tensor:
         """(images, their logits) of each kind → weighted squared change; both logits of a pair carry gradient."""
         (real_images, real_logits), (fake_images, fake_logits) = real, fake
-        augmented = torch.cat([self._augment(real_images), self._augment(fake_images)])
-        real_again, fake_again = gan.discriminator(augmented).chunk(2)
+        real_again, fake_again = self._judged_again(gan, real_images, fake_images)
         real_change = functional.mse_loss(real_again, real_logits)
         fake_change = functional.mse_loss(fake_again, fake_logits)
         return self.bcr_real_weight * real_change + self.bcr_fake_weight * fake_change
+
+    def _judged_again(self, gan: Gan, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of augmented real and generated images [b, 3, h, w] each, here from one pass of both."""
+        real_again, fake_again = gan.discriminator(torch.cat([self._augment(real), self._augment(fake)])).chunk(2)
+        return real_again, fake_again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +133,7 @@ class WassersteinGradientPenalty:
     def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """real [b, 3, h, w], z [b, latent_dim] → `real`, `fake`, where on `gradient_penalty`, `drift`; they add up."""
         del step
-        with torch.no_grad():
-            real = diff_augment(real, self.augmentations)
-            fake = diff_augment(gan.generator(z), self.augmentations)
+        real, fake = augmented_pair(gan, real, z, self.augmentations)
         fake_logits = gan.discriminator(fake)
         real_logits = gan.discriminator(real)
         parts = {"real": -real_logits.mean(), "fake": fake_logits.mean()}
@@ -141,16 +144,28 @@ class WassersteinGradientPenalty:
             parts["gradient_penalty"] = self.penalty_weight * excess.square().mean()
         if self.drift_weight > 0:
             parts["drift"] = self.drift_weight * real_logits.square().mean()
-        return _sum_of(parts)
+        return summed(parts)
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] → part `fake`, the loss itself; neither `real` nor `step` matters."""
         del real, step
-        return _sum_of({"fake": -gan.discriminator(diff_augment(gan.generator(z), self.augmentations)).mean()})
+        return summed({"fake": -augmented_logits(gan, z, self.augmentations).mean()})
 
     def without_penalty(self) -> WassersteinGradientPenalty:
         """The same losses with the gradient penalty off; the drift term stays."""
         return dataclasses.replace(self, penalty_weight=0.0)
+
+
+@torch.no_grad()
+def augmented_pair(gan: Gan, real: Tensor, z: Tensor, augmentations: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Real images [b, 3, h, w] and those of z [b, latent_dim], augmented with draws of their own, without gradient."""
+    return diff_augment(real, augmentations), diff_augment(gan.generator(z), augmentations)
+
+
+def augmented_logits(gan: Gan, z: Tensor, augmentations: Sequence[str]) -> Tensor:
+    """What the discriminator says of the augmented images of z [b, latent_dim]: logits [b, ...], differentiable."""
+    logits: Tensor = gan.discriminator(diff_augment(gan.generator(z), augmentations))
+    return logits
 
 
 def gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
@@ -178,6 +193,7 @@ def squared_gradient_norm(logits: Tensor, images: Tensor) -> Tensor:
         return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def _sum_of(parts: dict[str, Tensor]) -> Loss:
+def summed(parts: dict[str, Tensor]) -> Loss:
+    """The loss that is the sum of its parts, scalars that carry gradient; every loss of the zoo is made here."""
     total = torch.stack(tuple(parts.values())).sum()
     return Loss(total, {name: part.detach() for name, part in parts.items()})

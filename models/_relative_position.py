@@ -22,12 +22,18 @@ from torch import Tensor, nn
 
 
 class PositionEmbedding(nn.Module):
-    """Adds one learned vector per place: x [b, *shape] → [b, *shape]; starts as truncated N(0, 0.02)."""
+    """Adds one learned vector per place: x [b, *shape] → [b, *shape].
 
-    def __init__(self, *shape: int) -> None:
+    Args:
+        shape: of the tokens, their width last.
+        std: it starts as N(0, std), truncated at two deviations; None: the model's own initialisation fills it.
+    """
+
+    def __init__(self, *shape: int, std: float | None = 0.02) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
-        nn.init.trunc_normal_(self.weight, std=0.02, a=-0.04, b=0.04)
+        if std is not None:
+            nn.init.trunc_normal_(self.weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, *shape] → [b, *shape]."""

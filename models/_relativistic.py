@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models._augment import diff_augment
-from models._losses import _sum_of, squared_gradient_norm
+from models._losses import augmented_logits, augmented_pair, squared_gradient_norm, summed
 from models._spec import Gan, Loss
 
 
@@ -61,8 +61,7 @@ class RelativisticPairing:
 
     def discriminator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """real [b, 3, h, w], z [b, latent_dim] → parts `pairing` and, where on, `r1` and `r2`; they add up."""
-        with torch.no_grad():
-            real, fake = self._augment(real), self._augment(gan.generator(z))
+        real, fake = augmented_pair(gan, real, z, self.augmentations)
         gamma = self.gamma_at(step)
         real, fake = (images.detach().requires_grad_(gamma > 0) for images in (real, fake))
         real_logits, fake_logits = gan.discriminator(real), gan.discriminator(fake)
@@ -70,19 +69,16 @@ class RelativisticPairing:
         if gamma > 0:
             parts["r1"] = gamma / 2 * squared_gradient_norm(real_logits, real)
             parts["r2"] = gamma / 2 * squared_gradient_norm(fake_logits, fake)
-        return _sum_of(parts)
+        return summed(parts)
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] against real [b, 3, h, w] → part `pairing`, the loss itself; `step` does not matter."""
         del step
-        fake_logits = gan.discriminator(self._augment(gan.generator(z)))
+        fake_logits = augmented_logits(gan, z, self.augmentations)
         with torch.no_grad():
-            real_logits = gan.discriminator(self._augment(real))
-        return _sum_of({"pairing": functional.softplus(real_logits - fake_logits).mean()})
+            real_logits = gan.discriminator(diff_augment(real, self.augmentations))
+        return summed({"pairing": functional.softplus(real_logits - fake_logits).mean()})
 
     def without_penalty(self) -> RelativisticPairing:
         """The same loss with R1 and R2 off."""
         return dataclasses.replace(self, gamma=0.0, first_gamma=None)
-
-    def _augment(self, images: Tensor) -> Tensor:
-        return diff_augment(images, self.augmentations)

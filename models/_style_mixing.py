@@ -8,8 +8,23 @@ Source: Karras et al., arXiv 1812.04948, section 3.1. Difference: the layer is d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+
+def layer_styles(to_style: Callable[[Tensor], Tensor], z: Tensor, num_layers: int, share: float) -> Tensor:
+    """z [b, latent_dim] → styles [b, layers, ...], the same in every layer but in the share of images that are mixed.
+
+    Args:
+        to_style: the mapping network, z → [b, ...].
+        share: of the images; 0 outside of training.
+    """
+    style = to_style(z)
+    if share == 0:
+        return style.unsqueeze(1).expand(-1, num_layers, *style.shape[1:])
+    return mix_styles(style, to_style(torch.randn_like(z)), num_layers, share)
 
 
 def mix_styles(style: Tensor, other: Tensor, num_layers: int, share: float) -> Tensor:

@@ -14,7 +14,9 @@ style mixing too.
 Deliberate differences:
 * A lazy penalty is added to the loss of every k-th step, times k; the paper gives it an update of its own and lowers
   learning rate and betas for these k + 1 updates (c = k / (k + 1)). Without the extra update neither is needed.
-* The penalty is taken on a share of the batch, by default a half.
+* The penalty is taken on a share of the batch, by default a half. The paper does not say so; public codes do, for
+  one rosinality/stylegan2-pytorch (MIT), option `--path_batch_shrink 2`, whose weight 2, interval 4 and mixing 0.9 are
+  ours too: https://github.com/rosinality/stylegan2-pytorch/blob/0832b16f19b3029c937972252633e9b717a59293/train.py
 * a is a constant to the derivative.
 """
 
@@ -28,7 +30,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from models._losses import NonSaturatingR1
+from models._losses import NonSaturatingR1, summed
 from models._spec import Gan, Loss
 
 
@@ -71,16 +73,16 @@ class PathLengthR1(NonSaturatingR1):
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] → parts `fake` and, where due, `path_length`; they add up."""
-        total, parts = super().generator_loss(gan, real, z, step)
+        parts = {"fake": super().generator_loss(gan, real, z, step).total}
         if self.path_length_weight == 0 or step % self.path_length_interval:
-            return Loss(total, parts)
+            return summed(parts)
         share = z[: math.ceil(z.shape[0] * self.path_length_share)]
         generator = cast(StyleBased, gan.generator)
         lengths = path_lengths(generator, share)
         target = updated_mean(generator, lengths, self.path_length_decay)
         weight = self.path_length_weight * self.path_length_interval
-        penalty = weight * (lengths - target).square().mean()  # (4)
-        return Loss(total + penalty, parts | {"path_length": penalty.detach()})
+        parts["path_length"] = weight * (lengths - target).square().mean()  # (4)
+        return summed(parts)
 
     def without_penalty(self) -> PathLengthR1:
         """The same losses with both penalties off."""

@@ -6,14 +6,13 @@ in CUDA extensions under a non-commercial licence. Nothing here was taken from i
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", arXiv 1912.04958, section 2.2 (weight
 demodulation, equations 1 to 3), figure 2d (where bias and noise go), figure 7 and appendix B; and what that paper takes
 over: equalised learning rate, pixel norm, minibatch standard deviation from arXiv 1710.10196 (sections 4.1, 4.2 and 3),
-mapping network, its learning rate, noise, filtered resampling from arXiv 1812.04948. Counts: reference/models.md.
+mapping network, its learning rate and noise from arXiv 1812.04948. Counts: reference/models.md.
 
 The API, images being [b, c, h, w] and styles [b, style_width]:
 
 * `EqualLinear(in, out, lr_multiplier=, bias_init=, is_activated=)`, `EqualConv(in, out, kernel_size, ...)` with
   `is_down=True` for low-pass and stride 2: weights are drawn from N(0, 1) and scaled at run time.
 * `activate(x)` = √2 · leaky_relu(x, 0.2); `pixel_norm(x)`; `MappingNetwork(latent_dim, style_width, num_layers)`.
-* `FirUpsample()`, `FirDownsample()`: factor 2 with [1, 3, 3, 1]; `FirBlur(padding, gain)`: the filter alone.
 * `modulated_conv(x, weight, scale, ...)`: the function, in two forms that are equal; `ModulatedConv(in, out,
   kernel_size, style_width, is_up=, is_demodulated=)`: weight and affine layer around it.
 * `StyleNoise(resolution)`: noise to be added, one value per pixel, drawn anew in training and constant in eval mode.
@@ -26,7 +25,7 @@ Deliberate differences from the papers:
 * √2 of the activation is multiplied into the weights and biases before it, which is the same and saves a pass.
 * Where a group size does not divide the batch, minibatch std uses the greatest common divisor.
 * No truncation trick, and no running mean of styles for it: every metric here is without truncation.
-Convolutions run in channels-last memory: on a CPU the grouped filter is 2 to 4 times faster that way.
+Convolutions run in channels-last memory. Filtered resampling is in `models._fir`.
 """
 
 from __future__ import annotations
@@ -39,9 +38,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._fir import FirBlur, FirDownsample, FirUpsample
+
 SQRT_2 = math.sqrt(2.0)
 LEAK = 0.2
-FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 FIRST_GRID = 4  # pixels per side where generators start and discriminators end
 EPS = 1e-8
 
@@ -151,59 +151,6 @@ class MappingNetwork(nn.Module):
         """z [b, latent_dim] → style [b, style_width]."""
         style: Tensor = self.layers(pixel_norm(z))
         return style
-
-
-class _Fir(nn.Module):
-    """Holds the outer product of `FIR_TAPS` with itself, normalised to the sum `gain`."""
-
-    kernel: Tensor
-
-    def __init__(self, gain: float) -> None:
-        super().__init__()
-        taps = torch.tensor(FIR_TAPS) / sum(FIR_TAPS)
-        self.register_buffer("kernel", gain * torch.outer(taps, taps)[None, None], persistent=False)  # [1, 1, 4, 4]
-
-    def _filters(self, x: Tensor) -> Tensor:
-        return self.kernel.expand(x.shape[1], 1, -1, -1)  # one copy per channel
-
-
-class FirBlur(_Fir):
-    """Low-pass filter of every channel; zeros lie around the image.
-
-    Args:
-        padding: zeros on each side; h pixels become h + 2 · padding - 3.
-        gain: sum of the filter; 4 after zeros were put between the pixels.
-    """
-
-    def __init__(self, padding: int, gain: float = 1.0) -> None:
-        super().__init__(gain)
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b, c, h, w] → [b, c, h + 2 p - 3, w + 2 p - 3]."""
-        return functional.conv2d(x, self._filters(x), padding=self.padding, groups=x.shape[1])
-
-
-class FirDownsample(_Fir):
-    """Low-pass filter and keep every second pixel."""
-
-    def __init__(self) -> None:
-        super().__init__(gain=1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b, c, h, w] → [b, c, h / 2, w / 2]."""
-        return functional.conv2d(x, self._filters(x), padding=1, stride=2, groups=x.shape[1])
-
-
-class FirUpsample(_Fir):
-    """Put zeros between the pixels and low-pass filter; a constant keeps its value but at the border."""
-
-    def __init__(self) -> None:
-        super().__init__(gain=4.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b, c, h, w] → [b, c, 2 h, 2 w]."""
-        return functional.conv_transpose2d(x, self._filters(x), padding=1, stride=2, groups=x.shape[1])
 
 
 def modulated_conv(
@@ -319,6 +266,12 @@ class StyleNoise(nn.Module):
         return noise * self.strength.to(x.dtype)
 
 
+def activated_with_noise(y: Tensor, noise: StyleNoise, bias: Tensor, gain: float) -> Tensor:
+    """`gain` × an image [b, c, h, w] → noise and bias [c], times `gain`, are added, then leaky ReLU (figure 2d)."""
+    y = y + noise(y) * gain + (bias * gain).to(y.dtype)[:, None, None]
+    return functional.leaky_relu(y, LEAK)
+
+
 class StyledConv(nn.Module):
     """Modulated 3×3 convolution, then noise, bias and activation outside of the style's reach (figure 2d).
 
@@ -347,8 +300,7 @@ class StyledConv(nn.Module):
 
     def finish(self, y: Tensor) -> Tensor:
         """`self.gain` × the convolved image → noise and bias added, activated."""
-        y = y + self.noise(y) * self.gain + (self.bias * self.gain).to(y.dtype)[:, None, None]
-        return functional.leaky_relu(y, LEAK)
+        return activated_with_noise(y, self.noise, self.bias, self.gain)
 
 
 class ToRgb(nn.Module):

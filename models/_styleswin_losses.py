@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models._augment import diff_augment
 from models._losses import NonSaturatingR1
@@ -34,11 +33,11 @@ class SeparateConsistency(NonSaturatingR1):
     def _augment(self, images: Tensor) -> Tensor:
         return diff_augment(mirrored_at_random(images), self.augmentations)
 
-    def _consistency(self, gan: Gan, real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> Tensor:
-        (real_images, real_logits), (fake_images, fake_logits) = real, fake
-        fake_change = functional.mse_loss(gan.discriminator(self._augment(fake_images)), fake_logits)
-        real_change = functional.mse_loss(gan.discriminator(self._augment(real_images)), real_logits)
-        return self.bcr_real_weight * real_change + self.bcr_fake_weight * fake_change
+    def _judged_again(self, gan: Gan, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of augmented real and generated images [b, 3, h, w] each, from a pass each, generated ones first."""
+        fake_again: Tensor = gan.discriminator(self._augment(fake))
+        real_again: Tensor = gan.discriminator(self._augment(real))
+        return real_again, fake_again
 
 
 def mirrored_at_random(images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models._relative_position import RelativePositionBias, from_windows, to_windows
+from models._transformer import scaled_scores
 
 
 class SwinAttention(nn.Module):
@@ -63,7 +64,7 @@ class SwinAttention(nn.Module):
         bias = self.position_bias()  # [h, n, n]
         if self.is_hidden is not None:
             bias = bias.masked_fill(self.is_hidden[:, None], -torch.inf)  # [windows, h, n, n]
-        scores = q * d**-0.5 @ k.transpose(-2, -1) + bias  # [b, windows, h, n, n]
+        scores = scaled_scores(q, k) + bias  # [b, windows, h, n, n]
         y = (self.token_softmax(scores) @ v).transpose(2, 3).flatten(3)  # [b, windows, n, h d]
         y = from_windows(y, self.window_size, self.num_columns)
         y = y.reshape(*y.shape[:3], h, d)

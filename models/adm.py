@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models._diffusion import SAMPLERS, WHY_NOT_TRAINED, Diffusion, make_generator, sampling_recipe
-from models._spec import Gan, GanSpec, NoDiscriminator
+from models._diffusion import SAMPLERS, WHY_NOT_TRAINED, Diffusion, config_of, sampler_around, sampling_recipe
+from models._spec import Gan, GanSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +90,10 @@ def build(resolution: int, size: str) -> Gan:
         ValueError: there is no configuration for that resolution and size.
         ModuleNotFoundError: `diffusers` is not installed.
     """
-    if resolution not in PAPER or size not in SAMPLERS:
-        known = f"{', '.join(SAMPLERS)} at {', '.join(map(str, PAPER))} px"
-        raise ValueError(f"ADM has no size '{size}' at {resolution} px; known: {known}.")
-    config = (TINY if size == "tiny" else PAPER)[resolution]
-    diffusion = Diffusion(schedule=config.schedule, variance="learned")
-    generator = make_generator(unet_settings(resolution, config), diffusion, SAMPLERS[size])
-    return Gan(generator=generator, discriminator=NoDiscriminator(), latent_dim=3 * resolution**2)
+    config = config_of((PAPER, TINY), "ADM", resolution, size)
+    return sampler_around(
+        unet_settings(resolution, config), Diffusion(schedule=config.schedule, variance="learned"), size
+    )
 
 
 SPEC = GanSpec(

@@ -6,7 +6,9 @@ Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", arXiv 2
 35.7 M parameters on CIFAR-10, 114 M on LSUN at 256 px. The authors' code, https://github.com/hojonathanho/diffusion,
 was not read; the configurations are those of the released weights as converted for `diffusers` (Apache-2.0),
 https://huggingface.co/google/ddpm-cifar10-32 and https://huggingface.co/google/ddpm-bedroom-256, and the networks are
-`diffusers.UNet2DModel`. The sampler's variance is theirs too: β at 32 px, β̃ at 256 px.
+`diffusers.UNet2DModel`. The sampler's variance is theirs too: β at 32 px, β̃ at 256 px. 64 px is what DDIM's authors
+(arXiv 2010.02502; MIT) trained on CelebA, widths, blocks, attention, schedule and variance read in
+https://github.com/ermongroup/ddim/blob/e8df66cf02e457719930748b5c26e37e3126dfdd/configs/celeba.yml.
 
 A size is a sampler: `paper` takes all 1000 steps as DDPM does, `ddim-N` takes N without noise. Deliberate differences
 and the samplers themselves: `models/_diffusion.py`. Training is out of scope: weights are random.
@@ -18,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models._diffusion import SAMPLERS, WHY_NOT_TRAINED, Diffusion, make_generator, sampling_recipe
-from models._spec import Gan, GanSpec, NoDiscriminator
+from models._diffusion import SAMPLERS, WHY_NOT_TRAINED, Diffusion, config_of, sampler_around, sampling_recipe
+from models._spec import Gan, GanSpec
 
 ATTENTION_GRID = 16  # pixels per side where the network attends, and between its two halves
 
@@ -78,13 +80,10 @@ def build(resolution: int, size: str) -> Gan:
         ValueError: there is no configuration for that resolution and size.
         ModuleNotFoundError: `diffusers` is not installed.
     """
-    if resolution not in PAPER or size not in SAMPLERS:
-        known = f"{', '.join(SAMPLERS)} at {', '.join(map(str, PAPER))} px"
-        raise ValueError(f"DDPM has no size '{size}' at {resolution} px; known: {known}.")
-    config = (TINY if size == "tiny" else PAPER)[resolution]
-    diffusion = Diffusion(schedule="linear", variance=config.variance)
-    generator = make_generator(unet_settings(resolution, config), diffusion, SAMPLERS[size])
-    return Gan(generator=generator, discriminator=NoDiscriminator(), latent_dim=3 * resolution**2)
+    config = config_of((PAPER, TINY), "DDPM", resolution, size)
+    return sampler_around(
+        unet_settings(resolution, config), Diffusion(schedule="linear", variance=config.variance), size
+    )
 
 
 SPEC = GanSpec(

@@ -27,16 +27,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._configs import ChannelRule, config_for, decay_of_half_life
+from models._fir import FirUpsample
 from models._ganformer_attention import BipartiteAttention, ImageAttention
 from models._losses import NonSaturatingR1
 from models._spec import Gan, GanSpec, Recipe
-from models._style_mixing import mix_styles
+from models._style_mixing import layer_styles
 from models._stylegan_layers import (
     FIRST_GRID,
     LEAK,
     EqualConv,
     EqualLinear,
-    FirUpsample,
     ModulatedConv,
     ResidualDiscriminator,
     StyledConv,
@@ -51,11 +52,10 @@ HALF_POWER = math.sqrt(0.5)  # of each of two branches that are added
 
 
 @dataclass(frozen=True, kw_only=True)
-class GanformerConfig:
+class GanformerConfig(ChannelRule):
     """All widths of one (resolution, size).
 
     Attributes:
-        channel_base, channel_max: channels at s pixels per side are min(channel_base / s, channel_max).
         num_latents, latent_width: of what pixels attend to; one more vector of that width modulates the convolutions.
         num_mapping_blocks: residual blocks of two layers between z and the styles.
         dropout: of attention.
@@ -64,17 +64,12 @@ class GanformerConfig:
     """
 
     channel_base: int = 32768
-    channel_max: int = 512
     num_latents: int = 16
     latent_width: int = 32
     num_mapping_blocks: int = 4
     dropout: float = 0.12
     style_mixing: float = 0.9
     attention: str = "simplex"
-
-    def width_at(self, grid: int) -> int:
-        """Channels at `grid` pixels per side."""
-        return min(self.channel_base // grid, self.channel_max)
 
 
 _PAPER = GanformerConfig()
@@ -203,10 +198,7 @@ class Generator(nn.Module):
 
     def to_styles(self, z: Tensor) -> Tensor:
         """z [b, latent_dim] → styles [b, layers, k + 1, latent_width], mixed in training; the global one is last."""
-        style = self._mapped(z)
-        if not self.training or self.config.style_mixing == 0:
-            return style.unsqueeze(1).expand(-1, self.num_layers, -1, -1)
-        return mix_styles(style, self._mapped(torch.randn_like(z)), self.num_layers, self.config.style_mixing)
+        return layer_styles(self._mapped, z, self.num_layers, self.config.style_mixing if self.training else 0.0)
 
     def _mapped(self, z: Tensor) -> Tensor:
         """z [b, latent_dim] → [b, k + 1, latent_width]; all latents together are normalised, the global one alone."""
@@ -243,10 +235,7 @@ def build(resolution: int, size: str, attention: str = "simplex") -> Gan:
 
 
 def _config(resolution: int, size: str) -> GanformerConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"GANformer has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "GANformer", resolution, size)
 
 
 _R1_GAMMAS = {"lsun-bedroom": 100.0, "ffhq": 10.0}
@@ -259,7 +248,7 @@ def _published(gamma: float, source: str) -> Recipe:
         generator_lr=2e-3,
         discriminator_lr=2e-3,
         adam_betas=(0.0, 0.99),
-        ema_decay=0.5 ** (32 / 10_000),
+        ema_decay=decay_of_half_life(32, 10_000),
         objective=NonSaturatingR1(r1_weight=gamma / 2, r1_interval=16),
         source=f"{source}; EMA half-life 10k images: run_network.py and training_loop.py of the official code",
     )

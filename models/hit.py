@@ -32,16 +32,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._configs import config_for
+from models._fir import FirDownsample
 from models._losses import NonSaturatingR1
 from models._relative_position import PositionEmbedding, from_windows, to_windows
 from models._spec import Gan, GanSpec, Recipe
-from models._stylegan_layers import FirDownsample
+from models._stylegan_layers import LEAK
+from models._transformer import attend, initialise_glorot, mlp, split_heads
 
 FIRST_GRID = 8  # tokens per side of the generator's first stage
 LAST_GRID = 4  # pixels per side where the discriminator ends
 NUM_EMBEDDINGS = 16  # of z
 MLP_RATIO = 4
-LEAK = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +165,8 @@ class CrossAttention(MultiQueryAttention):
 
     def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
         """x [b, blocks, n, c], embeddings [b, m, e] → [b, blocks, n, c]."""
-        q = self.to_q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [b, h, blocks·n, d]
-        y = _attend(q, self.to_k(embeddings), self.to_v(embeddings))
-        out: Tensor = self.to_out(y.transpose(1, 2).reshape(x.shape))
+        q = split_heads(self.to_q(x).flatten(1, 2), self.num_heads)  # [b, h, blocks·n, d]
+        out: Tensor = self.to_out(_attend(q, self.to_k(embeddings), self.to_v(embeddings)).reshape(x.shape))
         return out
 
 
@@ -178,21 +179,21 @@ class MultiAxisAttention(MultiQueryAttention):
         local, dilated = self.to_q(x).unflatten(-1, (2, self.num_heads // 2, -1)).unbind(3)  # [b, blocks, n, h/2, d]
         k, v = self.to_k(x), self.to_v(x)  # [b, blocks, n, d]
         inside = _attend(local.transpose(2, 3).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
-        inside = inside.reshape(b, num_blocks, *inside.shape[1:]).transpose(2, 3)
+        inside = inside.reshape(b, num_blocks, n, -1)  # [b, blocks, n, c/2]
         across = _attend(
             dilated.permute(0, 2, 3, 1, 4).flatten(0, 1),
             k.transpose(1, 2).flatten(0, 1),
             v.transpose(1, 2).flatten(0, 1),
         )
-        across = across.reshape(b, n, *across.shape[1:]).permute(0, 3, 1, 2, 4)
-        y: Tensor = self.to_out(torch.cat([inside, across], dim=3).flatten(3))
+        across = across.reshape(b, n, num_blocks, -1).transpose(1, 2)  # [b, blocks, n, c/2]
+        y: Tensor = self.to_out(torch.cat([inside, across], dim=3))
         return y
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [b, h, n, d], one k and v [b, m, d] for all heads → [b, h, n, d]."""
+    """q [b, h, n, d], one k and v [b, m, d] for all heads → [b, n, h·d]."""
     k, v = (part.unsqueeze(1).expand(-1, q.shape[1], -1, -1) for part in (k, v))
-    return functional.scaled_dot_product_attention(q, k, v)
+    return attend(q, k, v, is_fused=True)
 
 
 class Mlp(nn.Module):
@@ -201,7 +202,7 @@ class Mlp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = TokenBatchNorm(width)
-        self.layers = nn.Sequential(nn.Linear(width, MLP_RATIO * width), nn.GELU(), nn.Linear(MLP_RATIO * width, width))
+        self.layers = mlp(width, MLP_RATIO * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., c] → [..., c]."""
@@ -349,15 +350,12 @@ def build(resolution: int, size: str) -> Gan:
     config = _config(resolution, size)
     generator, discriminator = Generator(config), Discriminator(config)
     generator.apply(_initialise_generator)
-    discriminator.apply(_initialise_discriminator)
+    discriminator.apply(initialise_glorot)  # Keras' default
     return Gan(generator=generator, discriminator=discriminator, latent_dim=config.latent_dim)
 
 
 def _config(resolution: int, size: str) -> HitConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"HiT has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "HiT", resolution, size)
 
 
 def _initialise_generator(module: nn.Module) -> None:
@@ -365,14 +363,6 @@ def _initialise_generator(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(module.bias)
-
-
-def _initialise_discriminator(module: nn.Module) -> None:
-    """Keras' default: Glorot uniform weights, zero biases."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _published(num_steps: int, lr: float, objective: NonSaturatingR1, source: str) -> Recipe:

@@ -34,8 +34,12 @@ import torch
 from torch import Tensor, nn
 
 from models._attention import OPERATORS, build_attention
+from models._configs import config_for
 from models._losses import NonSaturatingR1
+from models._relative_position import PositionEmbedding
 from models._spec import Gan, GanSpec, Recipe
+from models._token_grid import as_tokens
+from models._transformer import mlp
 
 FIRST_GRID = 8  # tokens per side of the generator's first stage; each further one has twice as many
 NUM_FIRST_TOKENS = FIRST_GRID**2
@@ -133,10 +137,6 @@ class SelfModulatedLayerNorm(nn.Module):
         return torch.addcmul(self.to_shift(h), self.norm(x), self.to_scale(h))
 
 
-def _mlp(width: int, hidden_width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
-
-
 class SelfModulatedLadaformer(nn.Module):
     """The generator's block, on side × side tokens: a residual around the attention and none around the MLP."""
 
@@ -146,7 +146,7 @@ class SelfModulatedLadaformer(nn.Module):
         # The generator's loss is differentiated once, so a softmax may be fused.
         self.attention = build_attention(config.attention, width, config.num_heads, (side, side), is_fused=True)
         self.norm_mlp = SelfModulatedLayerNorm(width, config.latent_dim)
-        self.mlp = _mlp(width, config.mlp_width)
+        self.mlp = mlp(width, config.mlp_width)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [b, n, c], z [b, latent_dim] → [b, n, c]."""
@@ -163,25 +163,13 @@ class Ladaformer(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
         self.attention = build_attention(config.attention, width, config.num_heads, (side, side))
         self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = _mlp(width, config.mlp_width)
+        self.mlp = mlp(width, config.mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, n, c] → [b, n, c]."""
         x = self.attention(self.norm_attention(x)) + x
         y: Tensor = self.mlp(self.norm_mlp(x)) + x
         return y
-
-
-class PositionEmbedding(nn.Module):
-    """Adds one learned vector per token."""
-
-    def __init__(self, num_tokens: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_tokens, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [b, n, c] → [b, n, c]."""
-        return x + self.weight
 
 
 class Generator(nn.Module):
@@ -192,7 +180,9 @@ class Generator(nn.Module):
         widths = config.generator_widths
         sides = [FIRST_GRID * 2**stage for stage in range(len(widths))]
         self.to_first_tokens = nn.Linear(config.latent_dim, NUM_FIRST_TOKENS * widths[0], bias=False)
-        self.positions = nn.ModuleList(map(PositionEmbedding, (side**2 for side in sides), widths))
+        self.positions = nn.ModuleList(
+            PositionEmbedding(side**2, width, std=None) for side, width in zip(sides, widths, strict=True)
+        )
         self.blocks = nn.ModuleList(
             SelfModulatedLadaformer(width, side, config) for width, side in zip(widths, sides, strict=True)
         )
@@ -211,7 +201,7 @@ class Generator(nn.Module):
         x = self.to_first_tokens(z).unflatten(1, (NUM_FIRST_TOKENS, -1))
         x = self.blocks[0](self.positions[0](x), z)
         for up_conv, position, block in zip(self.up_convs, self.positions[1:], self.blocks[1:], strict=True):
-            x = _as_tokens(up_conv(_depth_to_space(x, 2)))
+            x = as_tokens(up_conv(_depth_to_space(x, 2)))
             x = block(position(x), z)
         images: Tensor = self.to_rgb(self.decoder(_depth_to_space(x, self.patch_size)))
         return images.to(z.dtype)
@@ -262,7 +252,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.LeakyReLU(0.2, inplace=True)
         )
         self.encoder = nn.Sequential(*(DownBlock(width_in, width_out) for width_in, width_out in pairwise(widths)))
-        self.position = PositionEmbedding(DISCRIMINATOR_GRID**2, widths[-1])
+        self.position = PositionEmbedding(DISCRIMINATOR_GRID**2, widths[-1], std=None)
         self.block = Ladaformer(widths[-1], DISCRIMINATOR_GRID, config)
         self.head = nn.Sequential(
             nn.Conv2d(4 * widths[-1], config.head_widths[0], 3, padding=1),
@@ -274,18 +264,13 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [b, 3, h, w] → logits [b, 25] in the dtype of the images."""
         features = self.encoder(self.from_rgb(x.contiguous(memory_format=torch.channels_last)))
-        tokens = self.block(self.position(_as_tokens(features)))
+        tokens = self.block(self.position(as_tokens(features)))
         logits: Tensor = self.head(_space_to_depth(tokens, 2)).flatten(1)
         return logits.to(x.dtype)
 
 
 def _batch_norm(width: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)  # Keras' defaults; its momentum .99 is torch's .01
-
-
-def _as_tokens(x: Tensor) -> Tensor:
-    """[b, c, h, w] → [b, h·w, c]; a view of channels-last memory."""
-    return x.flatten(2).transpose(1, 2)
 
 
 def _depth_to_space(x: Tensor, factor: int) -> Tensor:
@@ -310,18 +295,11 @@ def build(resolution: int, size: str, attention: str = "additive") -> Gan:
     Raises:
         ValueError: there is no configuration for that resolution and size, or no such operator.
     """
-    config = replace(_config(resolution, size), attention=attention)
+    config = replace(config_for(CONFIGS, "LadaGAN", resolution, size), attention=attention)
     generator, discriminator = Generator(resolution, config), Discriminator(config)
     for network in (generator, discriminator):
         network.apply(_initialise)
     return Gan(generator=generator, discriminator=discriminator, latent_dim=config.latent_dim)
-
-
-def _config(resolution: int, size: str) -> LadaGanConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"LadaGAN has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -392,7 +370,7 @@ def recipe(dataset: str, resolution: int, size: str) -> Recipe:
     Raises:
         ValueError: there is no configuration for that resolution and size.
     """
-    _config(resolution, size)  # raises
+    config_for(CONFIGS, "LadaGAN", resolution, size)  # raises
     if size == "tiny":
         return _TINY_RECIPE
     found = _RECIPES.get((dataset, resolution))

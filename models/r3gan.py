@@ -23,16 +23,17 @@ and moving average are not followed (see `recipe`), the one of γ is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from models._configs import config_for, decay_of_half_life
+from models._fir import FirDownsample, FirUpsample
 from models._relativistic import RelativisticPairing
 from models._spec import Gan, GanSpec, Recipe
-from models._stylegan_layers import FIRST_GRID, LEAK, FirDownsample, FirUpsample
+from models._stylegan_layers import FIRST_GRID, LEAK
 
 LATENT_DIM = 64
 
@@ -201,10 +202,7 @@ def build(resolution: int, size: str) -> Gan:
 
 
 def _config(resolution: int, size: str) -> R3GanConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"R3GAN has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "R3GAN", resolution, size)
 
 
 def _initialise(network: nn.Module) -> None:
@@ -223,64 +221,67 @@ def _initialise(network: nn.Module) -> None:
         nn.init.zeros_(block.to_outer.weight)
 
 
-def _ema_decay(batch_size: int, half_life_images: float) -> float:
-    """Per step, so that a weight's share in the average halves every `half_life_images`."""
-    return math.pow(0.5, batch_size / half_life_images)
-
-
+# The README was read in a fork, https://github.com/rahim-xelpmoc/R3GAN at 07188c19260c9fbf1fabaff8e87ae3eb1186e947.
 _SOURCE = (
-    "arXiv 2501.05441, table of hyper-parameters of {name}: γ {gammas} along a cosine while the first {burn_in} images "
-    "are shown. Ours: learning rate, Adam's β₂ and EMA stand from the start where the authors' schedules end (5e-5, "
-    "0.99, half-life {half_life} images); {augmentation}; number of images (25 M, as StyleGAN2 is trained); the "
-    "paper's table was quoted from memory and should be compared before a publication"
+    "arXiv 2501.05441, {name}. Verified: batch size and that images are augmented{conditional} (commands of the "
+    "authors' README){num_images}. From memory of the paper's table of hyper-parameters, not verified: γ {gammas} "
+    "along a cosine while the first {burn_in} images are shown; learning rate 5e-5, Adam's β₂ 0.99 and an EMA "
+    "half-life of {half_life} images, where the authors' schedules end. Ours: those three from the start; DiffAugment "
+    "in place of the authors' augmentation, whose strength is not known here"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Published:
-    """A row of the paper's table; image counts in millions."""
+    """A row of the paper's table; image counts in millions, `num_images_m` None where it is not known here."""
 
     name: str
     batch_size: int
     gammas: tuple[float, float]
     burn_in_m: float
     half_life_m: float
-    augmentations: tuple[str, ...] = ()
+    num_images_m: float | None = None
+    is_conditional: bool = False
 
     def recipe(self) -> Recipe:
         """As far as constants can say it."""
         first_gamma, gamma = self.gammas
         return Recipe(
-            num_images=25_000_000,
+            num_images=round((self.num_images_m or 25) * 1e6),
             batch_size=self.batch_size,
             generator_lr=5e-5,
             discriminator_lr=5e-5,
             adam_betas=(0.0, 0.99),
-            ema_decay=_ema_decay(self.batch_size, self.half_life_m * 1e6),
+            ema_decay=decay_of_half_life(self.batch_size, self.half_life_m * 1e6),
             objective=RelativisticPairing(
                 gamma=gamma,
                 first_gamma=first_gamma,
                 num_burn_in_steps=round(self.burn_in_m * 1e6 / self.batch_size),
-                augmentations=self.augmentations,
+                augmentations=("color", "translation", "cutout"),
             ),
             source=_SOURCE.format(
                 name=self.name,
                 gammas=f"{first_gamma:g} to {gamma:g}",
                 burn_in=f"{self.burn_in_m:g} M",
                 half_life=f"{self.half_life_m:g} M",
-                augmentation="DiffAugment in place of ADA's transforms" if self.augmentations else "no augmentation",
+                conditional=" and classes given, which ours are not" if self.is_conditional else "",
+                num_images=(
+                    "; number of images, 25 M, is ours, as StyleGAN2 is trained"
+                    if self.num_images_m is None
+                    else "; number of images (the paper's table 9 as quoted in https://github.com/brownvc/R3GAN/issues/18)"
+                ),
             ),
         )
 
 
-_ALL_AUGMENTATIONS = ("color", "translation", "cutout")
 _CIFAR = _Published(
     name="CIFAR-10",
     batch_size=512,
     gammas=(0.05, 0.005),
     burn_in_m=20,
     half_life_m=5,
-    augmentations=_ALL_AUGMENTATIONS,
+    num_images_m=250,
+    is_conditional=True,
 )
 _FFHQ_64 = _Published(name="FFHQ-64", batch_size=256, gammas=(2, 0.2), burn_in_m=2, half_life_m=0.5)
 _FFHQ_256 = _Published(name="FFHQ-256", batch_size=256, gammas=(150, 15), burn_in_m=10, half_life_m=0.5)

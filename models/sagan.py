@@ -42,9 +42,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._configs import config_for
 from models._hinge import Hinge
 from models._spec import Gan, GanSpec, Recipe
 from models._spectral_norm import spectral_norm
+from models._transformer import initialise_glorot
 
 FIRST_GRID = 4  # pixels per side where the generator starts
 
@@ -125,9 +127,7 @@ def _conv(width_in: int, width_out: int, kernel_size: int, *, has_bias: bool = T
 
 def _normalised(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     """Initialise and then divide the weight by its largest singular value: the power iteration starts from it."""
-    nn.init.xavier_uniform_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    initialise_glorot(layer)
     return spectral_norm(layer)
 
 
@@ -270,10 +270,7 @@ def build(resolution: int, size: str) -> Gan:
 
 
 def _config(resolution: int, size: str) -> SaganConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"SAGAN has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "SAGAN", resolution, size)
 
 
 _AUTHORS = Recipe(

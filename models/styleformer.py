@@ -40,31 +40,32 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models._attention import LINFORMER_RANK, OPERATORS
+from models._configs import ChannelRule, config_for, decay_of_half_life, gamma_by_pixels
+from models._fir import FirUpsample
 from models._losses import NonSaturatingR1
 from models._spec import Gan, GanSpec, Recipe
 from models._stylegan_layers import (
-    LEAK,
     SQRT_2,
     EqualConv,
     EqualLinear,
-    FirUpsample,
     MappingNetwork,
     ResidualDiscriminator,
     StyleNoise,
     ToRgb,
+    activated_with_noise,
     modulated_conv,
 )
 from models._token_grid import as_image, as_tokens, instance_norm
+from models._transformer import attend, split_heads
 
 FIRST_GRID = 8  # pixels per side of the constant input
-LINFORMER_RANK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleformerConfig:
-    """All widths of one (resolution, size).
+class StyleformerConfig(ChannelRule):
+    """All widths of one (resolution, size); the rule of channels is the discriminator's.
 
     Attributes:
         widths: channels at 8, 16, … px up to the resolution.
@@ -72,7 +73,6 @@ class StyleformerConfig:
         head_width: channels of a head; the paper's least depth of 32.
         style_width: of z, of the mapping network and of the styles.
         num_mapping_layers: fully connected layers from z to the style.
-        channel_base, channel_max: the discriminator has min(channel_base / s, channel_max) channels at s pixels.
     """
 
     widths: tuple[int, ...]
@@ -80,12 +80,6 @@ class StyleformerConfig:
     head_width: int = 32
     style_width: int = 512
     num_mapping_layers: int = 8
-    channel_base: int = 16384
-    channel_max: int = 512
-
-    def discriminator_width_at(self, grid: int) -> int:
-        """Channels of the discriminator at `grid` pixels per side."""
-        return min(self.channel_base // grid, self.channel_max)
 
 
 def _tiny(*widths: int) -> StyleformerConfig:
@@ -155,8 +149,7 @@ class StyledAttention(nn.Module):
         mixed = as_image(self._attended(as_tokens(qkv)))
         y = modulated_conv(mixed, self.weight_out, self.to_scale_out(style)) + self.skip(x)
         # both parts have variance 1, so their sum is √2 of what has: the factor that the activation wants
-        y = y + self.noise(y) * SQRT_2 + (self.bias * SQRT_2).to(y.dtype)[:, None, None]
-        return functional.leaky_relu(y, LEAK)
+        return activated_with_noise(y, self.noise, self.bias, SQRT_2)
 
     def _attended(self, qkv: Tensor) -> Tensor:
         """[b, n, 3 c] → [b, n, c]."""
@@ -164,8 +157,8 @@ class StyledAttention(nn.Module):
         if self.mixtures is not None:
             mixtures = self.mixtures * (1 / math.sqrt(self.mixtures.shape[1]))
             k, v = mixtures @ k, mixtures @ v  # [b, r, c]
-        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (q, k, v))  # [b, h, n or r, d]
-        return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))  # [b, h, n or r, d]
+        return attend(q, k, v, is_fused=True)
 
 
 class Generator(nn.Module):
@@ -199,10 +192,7 @@ class Generator(nn.Module):
         return image.to(z.dtype)
 
 
-ATTENTIONS: Mapping[str, str] = {
-    "softmax": "softmax over all tokens, O(n²)",
-    "linformer": "softmax over 256 mixtures of tokens, O(n)",
-}
+ATTENTIONS: Mapping[str, str] = {name: OPERATORS[name] for name in ("softmax", "linformer")}
 
 
 def build(resolution: int, size: str, operator: str = "softmax") -> Gan:
@@ -216,16 +206,13 @@ def build(resolution: int, size: str, operator: str = "softmax") -> Gan:
         raise ValueError(f"Styleformer has no attention '{operator}'; known: {', '.join(ATTENTIONS)}.")
     return Gan(
         generator=Generator(config, operator),
-        discriminator=ResidualDiscriminator(resolution, config.discriminator_width_at),
+        discriminator=ResidualDiscriminator(resolution, config.width_at),
         latent_dim=config.style_width,
     )
 
 
 def _config(resolution: int, size: str) -> StyleformerConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"Styleformer has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "Styleformer", resolution, size)
 
 
 _CIFAR = Recipe(
@@ -234,20 +221,20 @@ _CIFAR = Recipe(
     generator_lr=2.5e-3,
     discriminator_lr=2.5e-3,
     adam_betas=(0.0, 0.99),
-    ema_decay=0.5 ** (32 / 500_000),
+    ema_decay=decay_of_half_life(32, 500_000),
     objective=NonSaturatingR1(r1_weight=0.01 / 2, r1_interval=16),
     source="the command in the README (batch 32, StyleGAN2-ADA's CIFAR preset) and that preset in arXiv 2006.06676 "
-    "(learning rates, R1 γ 0.01, EMA half-life 500k images, no path length penalty, no style mixing); ours: without "
-    "its adaptive augmentation",
+    "as PyTorch-StudioGAN lists it (learning rates, 100 M images, R1 γ 0.01, EMA half-life 500k images, no path "
+    "length penalty, no style mixing); ours: without its adaptive augmentation and without the ramp-up of its EMA",
 )
 
 
 def _scaled_to(resolution: int) -> Recipe:
-    gamma = (resolution / 256) ** 2
+    gamma = gamma_by_pixels(resolution)
     return replace(
         _CIFAR,
         num_images=25_000_000,
-        ema_decay=0.5 ** (32 / 20_000),
+        ema_decay=decay_of_half_life(32, 20_000),
         objective=NonSaturatingR1(r1_weight=gamma / 2, r1_interval=16),
         source=f"ours: no values for {resolution} px are known to us, so the batch size of the README and the 256 px "
         f"preset of arXiv 2006.06676 with R1 γ scaled by the number of pixels to {gamma:g}, no path length penalty",

@@ -4,15 +4,17 @@ Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 
 (config F) with skip generator and residual discriminator. The official code,
 https://github.com/NVlabs/stylegan2-ada-pytorch, is under a non-commercial licence and was not looked at: this file is
 written from the paper, and its counts were checked against those of the official code in reference/models.md.
-Hyperparameters of the 256 px and the CIFAR preset: Karras et al., arXiv 2006.06676, appendix, table of
-hyperparameters.
+Hyperparameters of the 256 px and the CIFAR preset: Karras et al., arXiv 2006.06676, appendix, table of hyperparameters,
+as PyTorch-StudioGAN (MIT) lists them; that text was read, the paper's table was not:
+https://github.com/POSTECH-CVLab/PyTorch-StudioGAN/blob/947b35e9835b67860fdce44d337f6d7fee7c8db3/src/configs/StyleGAN_ADA_GuideLine.md
 
 Widths: channels at a grid of s pixels per side are min(channel_base / s, 512).
 
 Deliberate differences from the presets:
 * The discriminator's skip filter is evaluated only at the pixels that are kept (0.2 to 0.6 % fewer MACs).
 * Lazy penalties are part of the k-th step's loss, not updates of their own (see `models._stylegan2_losses`).
-* The CIFAR preset's discriminator is the residual one too, and minibatch std has groups of 4 everywhere.
+* The CIFAR preset's discriminator is the residual one too, and minibatch std has groups of 4 everywhere (the presets:
+  8 at 256 px, 32 for CIFAR). Its moving average does not start shorter and grow (the preset: 5 % of the images so far).
 * No truncation, no adaptive augmentation, no mixed precision.
 """
 
@@ -24,8 +26,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from models._configs import ChannelRule, config_for, decay_of_half_life, gamma_by_pixels
 from models._spec import Gan, GanSpec, Recipe
-from models._style_mixing import mix_styles
+from models._style_mixing import layer_styles
 from models._stylegan2_losses import PathLengthR1
 from models._stylegan_layers import (
     FIRST_GRID,
@@ -38,25 +41,18 @@ from models._stylegan_layers import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleGan2Config:
+class StyleGan2Config(ChannelRule):
     """All widths of one (resolution, size).
 
     Attributes:
-        channel_base, channel_max: channels at s pixels per side are min(channel_base / s, channel_max).
         style_width: of z, of the mapping network and of the styles.
         num_mapping_layers: fully connected layers from z to the style.
         style_mixing: share of the images in training whose layers take a second style from some layer on.
     """
 
-    channel_base: int = 16384
-    channel_max: int = 512
     style_width: int = 512
     num_mapping_layers: int = 8
     style_mixing: float = 0.9
-
-    def width_at(self, grid: int) -> int:
-        """Channels at `grid` pixels per side."""
-        return min(self.channel_base // grid, self.channel_max)
 
 
 _PAPER = StyleGan2Config()
@@ -119,10 +115,7 @@ class Generator(nn.Module):
 
     def to_styles(self, z: Tensor) -> Tensor:
         """z [b, latent_dim] → styles [b, layers, style_width], mixed in training."""
-        style: Tensor = self.mapping(z)
-        if not self.training or self.style_mixing == 0:
-            return style.unsqueeze(1).expand(-1, self.num_layers, -1)
-        return mix_styles(style, self.mapping(torch.randn_like(z)), self.num_layers, self.style_mixing)
+        return layer_styles(self.mapping, z, self.num_layers, self.style_mixing if self.training else 0.0)
 
     def synthesise(self, styles: Tensor) -> Tensor:
         """styles [b, layers, style_width] → images [b, 3, h, w]; colours share the next grid's first style."""
@@ -150,10 +143,7 @@ def build(resolution: int, size: str) -> Gan:
 
 
 def _config(resolution: int, size: str) -> StyleGan2Config:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"StyleGAN2 has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "StyleGAN2", resolution, size)
 
 
 _PRESET_256 = Recipe(
@@ -162,21 +152,24 @@ _PRESET_256 = Recipe(
     generator_lr=2.5e-3,
     discriminator_lr=2.5e-3,
     adam_betas=(0.0, 0.99),
-    ema_decay=0.5 ** (64 / 20_000),
+    ema_decay=decay_of_half_life(64, 20_000),
     objective=PathLengthR1(r1_weight=1.0 / 2, r1_interval=16),
-    source="256 px preset (half the feature maps) of arXiv 2006.06676: R1 γ 1, EMA half-life 20k images",
+    source="256 px preset (half the feature maps) of arXiv 2006.06676: 25 M images in batches of 64, R1 γ 1, EMA "
+    "half-life 20k images, as listed by PyTorch-StudioGAN; ours: path length on half of the batch, as "
+    "rosinality/stylegan2-pytorch takes it",
 )
 _PRESET_CIFAR = replace(
     _PRESET_256,
     num_images=100_000_000,
-    ema_decay=0.5 ** (64 / 500_000),
+    ema_decay=decay_of_half_life(64, 500_000),
     objective=PathLengthR1(r1_weight=0.01 / 2, r1_interval=16, path_length_weight=0.0),
-    source="CIFAR preset of arXiv 2006.06676 without its augmentation: R1 γ 0.01, EMA half-life 500k images",
+    source="CIFAR preset of arXiv 2006.06676 without its augmentation: 100 M images in batches of 64, R1 γ 0.01, EMA "
+    "half-life 500k images, as listed by PyTorch-StudioGAN; ours: no ramp-up of the EMA",
 )
 
 
 def _scaled_to(resolution: int) -> Recipe:
-    gamma = (resolution / 256) ** 2
+    gamma = gamma_by_pixels(resolution)
     objective = PathLengthR1(r1_weight=gamma / 2, r1_interval=16)
     return replace(
         _PRESET_256,

@@ -34,22 +34,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._configs import config_for, decay_of_half_life
+from models._fir import FirBlur, FirDownsample, FirUpsample
 from models._haar import haar_transform
 from models._losses import NonSaturatingR1
 from models._spec import Gan, GanSpec, Recipe
 from models._spectral_norm import spectral_norm
-from models._stylegan_layers import (
-    FIRST_GRID,
-    EqualLinear,
-    FirBlur,
-    FirDownsample,
-    FirUpsample,
-    MappingNetwork,
-    MinibatchStd,
-    activate,
-)
+from models._stylegan_layers import FIRST_GRID, EqualLinear, MappingNetwork, MinibatchStd, activate
 from models._styleswin_losses import SeparateConsistency
-from models._token_grid import as_image, as_tokens, instance_norm
+from models._token_grid import as_image, as_tokens, instance_norm, sinusoids_of_grid
+from models._transformer import mlp
 from models._window_attention import SwinAttention
 
 WINDOW_SIZE = 8  # tokens per side; smaller grids are one window
@@ -165,7 +159,7 @@ class StyleSwinBlock(nn.Module):
         self.norm_attention = AdaptiveInstanceNorm(width, style_width)
         self.attention = DoubleAttention(width, num_heads, grid_size)
         self.norm_mlp = AdaptiveInstanceNorm(width, style_width)
-        self.mlp = nn.Sequential(nn.Linear(width, MLP_RATIO * width), nn.GELU(), nn.Linear(MLP_RATIO * width, width))
+        self.mlp = mlp(width, MLP_RATIO * width)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x [b, n, c], style [b, style_width] → [b, n, c]."""
@@ -199,10 +193,7 @@ def sinusoidal_position(grid_size: int, width: int) -> Tensor:
     num_rates = width // 4
     rates = torch.exp(torch.arange(num_rates) * (-math.log(10_000) / (num_rates - 1)))
     angle = torch.arange(1, grid_size + 1)[:, None] * rates  # [s, c / 4]
-    place = torch.cat((angle.sin(), angle.cos()), dim=1)  # [s, c / 2]
-    columns = place[None, :].expand(grid_size, -1, -1)
-    rows = place[:, None].expand(-1, grid_size, -1)
-    return torch.cat((columns, rows), dim=2).flatten(0, 1)
+    return sinusoids_of_grid(angle)
 
 
 class Generator(nn.Module):
@@ -335,10 +326,7 @@ def build(resolution: int, size: str) -> Gan:
 
 
 def _config(resolution: int, size: str) -> StyleSwinConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"StyleSwin has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "StyleSwin", resolution, size)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -358,7 +346,7 @@ def _official(num_images: int, batch_size: int, objective: NonSaturatingR1, sour
         generator_lr=5e-5,
         discriminator_lr=2e-4,
         adam_betas=(0.0, 0.99),
-        ema_decay=0.5 ** (32 / 10_000),  # whatever the batch size
+        ema_decay=decay_of_half_life(32, 10_000),  # whatever the batch size
         objective=objective,
         source=f"{source}: the command in the official README and the defaults of train_styleswin.py; ours: no decay "
         "of the learning rates at the end, no clipping of the discriminator's gradients",

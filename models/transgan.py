@@ -28,17 +28,19 @@ What is ours:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models._configs import config_for
 from models._losses import WassersteinGradientPenalty
 from models._relative_position import PositionEmbedding
 from models._spec import Gan, GanSpec, Recipe
 from models._token_grid import as_image, as_tokens
+from models._transformer import attend, initialise_glorot, mlp, split_heads
 from models._window_attention import SwinAttention
 
 FIRST_GRID = 8  # tokens per side of the generator's first stage
@@ -132,22 +134,15 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x [b, n, c], z [b, m, latent_token_width] → [b, n, c]."""
-        q = _split_heads(self.to_q(x), self.num_heads)
-        k, v = (_split_heads(part, self.num_heads) for part in self.to_kv(z).chunk(2, dim=-1))
-        y: Tensor = self.to_out(_attend(q, k, v))
+        k, v = self.to_kv(z).chunk(2, dim=-1)
+        y: Tensor = self.to_out(_attend((self.to_q(x), k, v), self.num_heads))
         return y
 
 
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """[b, n, c] → [b, h, n, d]."""
-    return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of [b, h, n, d] → [b, n, h·d]; written out, because WGAN-GP needs its second derivative."""
-    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)  # [b, h, n, m]
-    y: Tensor = (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
-    return y
+def _attend(qkv: Sequence[Tensor], num_heads: int) -> Tensor:
+    """q [b, n, c], k and v [b, m, c] → [b, n, c]; not fused, because WGAN-GP needs the second derivative."""
+    q, k, v = (split_heads(each, num_heads) for each in qkv)
+    return attend(q, k, v, is_fused=False)
 
 
 class Block(nn.Module):
@@ -182,7 +177,7 @@ class Block(nn.Module):
             self.norm_cross = nn.LayerNorm(width)
             self.cross = CrossAttention(width, latent_token_width, num_heads)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, MLP_RATIO * width), nn.GELU(), nn.Linear(MLP_RATIO * width, width))
+        self.mlp = mlp(width, MLP_RATIO * width)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x [b, n, c], tokens of z [b, m, latent_token_width] → [b, n, c]."""
@@ -198,7 +193,7 @@ class Block(nn.Module):
     def _self_attention(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(x)
         if self.windows is None:
-            return _attend(*(_split_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1)))
+            return _attend(qkv.chunk(3, dim=-1), self.num_heads)
         side = math.isqrt(x.shape[1])
         grid = qkv.unflatten(1, (side, side)).unflatten(-1, (3, self.num_heads, -1))  # [b, s, s, 3, h, d]
         y: Tensor = self.windows(grid)
@@ -344,24 +339,13 @@ def build(resolution: int, size: str) -> Gan:
     config = _config(resolution, size)
     generator, discriminator = Generator(config), Discriminator(resolution, config)
     for network in (generator, discriminator):
-        network.apply(_initialise)
+        network.apply(initialise_glorot)  # positions and bias tables keep what they drew
     nn.init.trunc_normal_(discriminator.class_token, std=0.02)
     return Gan(generator=generator, discriminator=discriminator, latent_dim=config.latent_dim)
 
 
 def _config(resolution: int, size: str) -> TransGanConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"TransGAN has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
-
-
-def _initialise(module: nn.Module) -> None:
-    """Xavier uniform weights, zero biases; norms keep their 1 and 0, positions and bias tables what they drew."""
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    return config_for(CONFIGS, "TransGAN", resolution, size)
 
 
 _PAPER_RECIPE = Recipe(

@@ -39,10 +39,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models._augment import diff_augment
-from models._losses import squared_gradient_norm
+from models._configs import config_for, decay_of_half_life
+from models._losses import augmented_logits, squared_gradient_norm, summed
 from models._spec import Gan, GanSpec, Loss, Recipe
 from models._spectral_norm import spectral_norm
 from models._stylegan_layers import EqualLinear, MappingNetwork, ResidualDiscriminator, StyledConv, ToRgb
+from models._token_grid import as_image
 
 TOKEN_GRID = 8  # pixels per side of the tokens, at every resolution
 
@@ -216,7 +218,7 @@ class Generator(nn.Module):
         x = self.tokens().unsqueeze(0)  # [1, n, c]
         for block in self.blocks:
             x = block(x, style)
-        x = self.norm(x, style).transpose(1, 2).unflatten(2, (TOKEN_GRID, TOKEN_GRID))  # channels-last memory
+        x = as_image(self.norm(x, style))  # channels-last memory
         for conv in self.convs:
             x = conv(x, style)
         images: Tensor = self.to_rgb(x, style)
@@ -261,15 +263,12 @@ class AugmentedConsistencyR1:
         if self.bcr_weight > 0:
             again = gan.discriminator(diff_augment(images.detach(), self.augmentations))
             parts["bcr"] = 2 * self.bcr_weight * functional.mse_loss(again, logits)  # a mean of real, one of generated
-        total = torch.stack(tuple(parts.values())).sum()
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        return summed(parts)
 
     def generator_loss(self, gan: Gan, real: Tensor, z: Tensor, step: int) -> Loss:
         """z [b, latent_dim] → part `fake`, the loss itself; neither `real` nor `step` matters."""
         del real, step
-        logits = gan.discriminator(diff_augment(gan.generator(z), self.augmentations))
-        loss = functional.softplus(-logits).mean()
-        return Loss(loss, {"fake": loss.detach()})
+        return summed({"fake": functional.softplus(-augmented_logits(gan, z, self.augmentations)).mean()})
 
     def without_penalty(self) -> AugmentedConsistencyR1:
         """The same losses with R1 off."""
@@ -289,10 +288,7 @@ def build(resolution: int, size: str) -> Gan:
 
 
 def _config(resolution: int, size: str) -> VitGanConfig:
-    if (resolution, size) not in CONFIGS:
-        known = ", ".join(f"{size} at {resolution} px" for resolution, size in CONFIGS)
-        raise ValueError(f"ViTGAN has no size '{size}' at {resolution} px; known: {known}.")
-    return CONFIGS[resolution, size]
+    return config_for(CONFIGS, "ViTGAN", resolution, size)
 
 
 _AUTHORS = Recipe(
@@ -301,7 +297,7 @@ _AUTHORS = Recipe(
     generator_lr=1e-3,
     discriminator_lr=1e-3,
     adam_betas=(0.0, 0.99),
-    ema_decay=0.5 ** (64 / 1_000_000),
+    ema_decay=decay_of_half_life(64, 1_000_000),
     objective=AugmentedConsistencyR1(r1_weight=0.2, bcr_weight=1.0, augmentations=("color", "translation", "cutout")),
     source="README.md and configs/gan/stylegan2/c10_style64.gin of the authors' PyTorch code (CIFAR-10; 800,000 steps "
     "of 64 images; EMA with a half-life of 1 M images; R1 0.1/2 on pixels in [0, 1], hence 0.2 here), without its "

@@ -191,6 +191,21 @@ def test_consistency_takes_real_and_generated_images_in_passes_of_their_own(tiny
     assert batches == [4, 4, 4, 4]
 
 
+def test_consistency_and_losses_mirror_images_before_their_augmentation(tiny):
+    seen = []
+    tiny.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    objective = SeparateConsistency(r1_weight=0.0, bcr_real_weight=1.0, bcr_fake_weight=1.0)
+    torch.manual_seed(0)
+    real = torch.rand(16, 3, 32, 32)
+    objective.discriminator_loss(tiny, real, torch.randn(16, tiny.latent_dim), 1)
+    fake, clean, fake_again, real_again = seen
+    assert torch.equal(clean, real)
+    for images, again in ((fake, fake_again), (real, real_again)):
+        is_mirrored = (again == images.flip(3)).all(dim=(1, 2, 3))
+        assert (is_mirrored ^ (again == images).all(dim=(1, 2, 3))).all()
+        assert 0 < is_mirrored.sum() < 16
+
+
 def test_about_every_second_image_is_mirrored():
     torch.manual_seed(0)
     images = torch.rand(200, 3, 2, 4)
