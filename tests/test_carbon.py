@@ -77,7 +77,7 @@ def rows_of(records, **options) -> pd.DataFrame:
 
 def section(records, **options) -> str:
     page = report_markdown(records, [], [], **options)
-    return page.split("## Energy and CO2\n")[1].split("## Pictures")[0]
+    return page.split("## Energy and CO2\n")[1].split("\n## ")[0]
 
 
 def tables(text: str) -> list[list[dict[str, str]]]:

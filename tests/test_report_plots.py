@@ -9,15 +9,19 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import HOSTILE, failed_phases, figure, make_phases, make_record
+from test_report import HOSTILE, failed_phases, make_phases, make_record
 
 from bench.errors import StorageError
-from bench.records import CurvePoint, Record
-from bench.report import plots, plots_training
+from bench.records import Record
+from bench.report import plots, plots_quality, plots_training
 from bench.report.write import ReportFiles, write_report
 from bench.store import StoredRun
 
-PICTURES = {f"{name}.{suffix}" for name in ("throughput", "quality", "loss", "samples") for suffix in ("png", "svg")}
+PICTURES = {
+    f"{name}.{suffix}"
+    for name in ("throughput", "quality", "cost_of_quality", "loss", "samples")
+    for suffix in ("png", "svg")
+}
 
 
 def store(results: Path, record: Record, *, folder: str = "", samples: str = "samples/0000200000.png") -> StoredRun:
@@ -60,14 +64,18 @@ def report(tmp_path_factory) -> tuple[Path, ReportFiles]:
     return results, write_report(results, reports)
 
 
-def test_a_report_is_a_csv_a_page_and_four_pictures_in_two_formats(report):
+def test_a_report_is_two_csv_files_a_page_and_five_pictures_in_two_formats(report):
     results, files = report
     assert {path.name for path in files.pictures} == PICTURES
-    assert {path.name for path in files.markdown.parent.iterdir()} == PICTURES | {"results.csv", "report.md"}
+    assert {path.name for path in files.markdown.parent.iterdir()} == PICTURES | {
+        "results.csv",
+        "curve.csv",
+        "report.md",
+    }
     assert len(files.problems) == 1
     assert str(results / "torn" / "record.json") in files.problems[0]
     assert "torn" in files.markdown.read_text(encoding="utf-8")
-    for name in ("throughput", "quality", "loss", "samples"):
+    for name in ("throughput", "quality", "cost_of_quality", "loss", "samples"):
         assert f"]({name}.png)" in files.markdown.read_text(encoding="utf-8")
 
 
@@ -76,7 +84,7 @@ def test_the_same_records_give_the_same_bytes_whatever_the_user_prefers(report, 
     with mpl.rc_context({"font.size": 20.0, "svg.hashsalt": "other", "axes.grid": False}):
         again = write_report(results, tmp_path)
         assert mpl.rcParams["font.size"] == 20.0
-    for first in (files.csv, files.markdown, *files.pictures):
+    for first in (files.csv, files.curve_csv, files.markdown, *files.pictures):
         assert first.read_bytes() == (tmp_path / first.name).read_bytes(), first.name
     assert again.problems == files.problems
 
@@ -86,7 +94,7 @@ def test_without_runs_there_is_no_picture_and_an_old_one_is_removed(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"not ours")
     files = write_report(tmp_path / "nothing", tmp_path)
     assert files.pictures == ()
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "results.csv", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "results.csv", "curve.csv", "report.md"}
     page = files.markdown.read_text(encoding="utf-8")
     assert "No run has a measured throughput." in page
     assert "No run has a training log" in page
@@ -115,30 +123,14 @@ def test_throughput_uses_a_log_axis_only_where_figures_lie_far_apart(tmp_path):
     assert "not known" in beside
 
 
-def test_quality_has_a_panel_per_data_set_a_log_axis_and_the_floor(tmp_path):
-    zero = CurvePoint(num_images_shown=0, train_duration_s=0.0, quantities={"rfd_v1": figure(0.0)})
-    runs = [
-        StoredRun(make_record("a", preset="smoke"), tmp_path),
-        StoredRun(make_record("b", dataset="stacked-digits"), tmp_path),
-        StoredRun(make_record("c", resolution=64, curve=(zero,)), tmp_path),
-    ]
-    with plots.house_style():
-        found = drawn(plots.quality(runs))
-    assert [axis.get_title() for axis in found.axes] == ["scenes 32 px", "stacked-digits 32 px"]
-    assert {axis.get_yscale() for axis in found.axes} == {"log"}
-    assert "real images: 0.0034" in texts(found)
-    assert "ladagan (smoke)" in texts(found)
-
-
 def test_many_runs_draw_the_newest_and_say_so(tmp_path):
     runs = [
         StoredRun(make_record(f"r-{i:08d}", seed=i, created_at=f"2026-01-01T00:{i // 60:02d}:{i % 60:02d}"), tmp_path)
         for i in range(200)
     ]
     with plots.house_style():
-        speed, quality = plots.throughput(runs), plots.quality(runs)
+        speed = plots.throughput(runs)
     assert "The 40 newest of 200 runs." in speed.caption
-    assert "The 12 newest of 200 runs." in quality.caption
     assert "seed 199" in texts(drawn(speed))
     assert "seed 100" not in texts(drawn(speed))
 
@@ -199,7 +191,7 @@ def test_a_damaged_missing_or_outside_sample_grid_is_named_not_drawn(tmp_path):
 def test_runs_without_training_are_no_problem(tmp_path):
     phases = {name: result for name, result in make_phases().items() if name == "cost"}
     run = StoredRun(make_record(phases=phases, curve=()), tmp_path)
-    for draw in (plots.throughput, plots.quality, plots_training.loss, plots_training.samples):
+    for draw in (plots.throughput, plots_quality.quality_curves, plots_training.loss, plots_training.samples):
         drawing = draw([run])
         assert drawing.figure is None
         assert drawing.caption.startswith("No run has")

@@ -1,4 +1,4 @@
-"""`results.csv`: one row per run, unrounded, for a spreadsheet or pandas.
+"""`results.csv`: one row per run; `curve.csv`: one per evaluation and metric. Unrounded, for spreadsheets and pandas.
 
 A column is named after its quantity, with the ends of the 95 % interval in `NAME_low` and `NAME_high`. An unknown
 figure is an empty cell and its reason is in `notes`; one that was not measured or computed is named in `kinds`.
@@ -6,6 +6,8 @@ figure is an empty cell and its reason is in `notes`; one that was not measured 
 An energy and a CO2 also have `NAME_label`, how it is known, and `NAME_systematic`, the sensor's relative error, which
 is not in the interval. `PHASE_energy_publishable` is apart from `publishable`, which speaks of the run: a run may be
 sound and its windows too short for joules. CO2 is computed here, under the grid and PUE that stand in the same row.
+
+In `curve.csv` images, seconds and joules are training's alone; what the evaluation itself took is in its own columns.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.records import Quantity, Record
+from bench.records import CurvePoint, Quantity, Record
 from bench.report.carbon import ACTIVITIES
+from bench.report.curves import ordered_points, shown_energy
 from bench.report.grids import Grid
 from bench.report.notation import csv_text, provenance_mark
 from bench.report.published import known_energy, reported, why_energy_not_publishable
@@ -50,9 +53,20 @@ _QUESTION_COLUMNS = (
 )
 _WORTH_COLUMNS = tuple(f"{activity.phase}_energy_publishable" for activity in ACTIVITIES)
 _GRID_COLUMNS = ("grid_region", "grid_g_per_kwh", "grid_year", "grid_source", "pue")
+# Fields of the question, each its own column.
+_TRAINING_COLUMNS = (
+    "eval_every",
+    "until",
+    "compile",
+    "capture",
+    "channels_last",
+    "num_accumulation_steps",
+    "num_processes",
+)
 _ORIGIN_COLUMNS = (
     "attention",
     "discriminator",
+    *_TRAINING_COLUMNS,
     "cpu",
     "gpus",
     "torch",
@@ -61,6 +75,28 @@ _ORIGIN_COLUMNS = (
     "created_at",
 )
 _TEXT_COLUMNS = ("kinds", "notes")
+_CURVE_COLUMNS = (
+    "run_id",
+    "model_title",
+    "dataset",
+    "resolution",
+    "seed",
+    "num_images_shown",
+    "train_duration_s",
+    "train_energy_j",
+    "train_energy_j_low",
+    "train_energy_j_high",
+    "train_energy_j_label",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "evaluation_duration_s",
+    "evaluation_energy_j",
+    "evaluation_energy_j_label",
+    "kind",
+    "note",
+)
 # What follows a figure's name in its further columns.
 _ENDS = ("_low", "_high")
 _ENERGY_ENDS = (*_ENDS, "_label", "_systematic")
@@ -94,10 +130,55 @@ def results_csv(records: Sequence[Record], *, grid: Grid | None = None, pue: flo
         rows.append(cells | {"kinds": _kinds(found), "notes": _notes(record, found)})
     of_figures = [f"{column}{end}" for name, column in columns.items() for end in ("", *ends_of[name])]
     header = [*_QUESTION_COLUMNS, *of_figures, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS]
-    cells_of_rows = [
-        [csv_text(cell) if isinstance(cell := row[name], str) else cell for name in header] for row in rows
-    ]
-    frame = pd.DataFrame(cells_of_rows, columns=[csv_text(name) for name in header], dtype=object)
+    return _csv(header, rows)
+
+
+def curve_csv(records: Sequence[Record]) -> str:
+    """Every metric of every evaluation as CSV text with a header line; an evaluation without figures keeps a row."""
+    rows: list[dict[str, Cell]] = []
+    for record in sorted((reported(record) for record in records), key=sort_key):
+        for point in ordered_points(record):
+            spent = _spent_cells(record, point)
+            rows += [
+                spent
+                | {
+                    "metric": name,
+                    "value": _number(figure.value),
+                    "low": _number(figure.low),
+                    "high": _number(figure.high),
+                    "kind": figure.kind,
+                    "note": figure.note,
+                }
+                for name, figure in point.quantities.items()
+            ] or [spent]
+    return _csv(_CURVE_COLUMNS, rows)
+
+
+def _spent_cells(record: Record, point: CurvePoint) -> dict[str, Cell]:
+    """Whose evaluation it is and what was spent; joules beside a simulated device are empty, as in every table."""
+    training, evaluation = (shown_energy(record, energy) for energy in (point.train_energy, point.evaluation_energy))
+    return {
+        "run_id": record.run_id,
+        "model_title": record.spec.model_title,
+        "dataset": record.spec.dataset,
+        "resolution": record.spec.resolution,
+        "seed": record.spec.seed,
+        "num_images_shown": point.num_images_shown,
+        "train_duration_s": _number(point.train_duration_s),
+        "train_energy_j": None if training is None else _number(training.value),
+        "train_energy_j_low": None if training is None else _number(training.low),
+        "train_energy_j_high": None if training is None else _number(training.high),
+        "train_energy_j_label": None if training is None else training.label,
+        "evaluation_duration_s": _number(point.evaluation_duration_s),
+        "evaluation_energy_j": None if evaluation is None else _number(evaluation.value),
+        "evaluation_energy_j_label": None if evaluation is None else evaluation.label,
+    }
+
+
+def _csv(header: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> str:
+    """Rows by column name → CSV text whose strings are inert; a column that a row lacks is empty."""
+    cells = [[csv_text(cell) if isinstance(cell := row.get(name), str) else cell for name in header] for row in rows]
+    frame = pd.DataFrame(cells, columns=[csv_text(name) for name in header], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
 
 
@@ -126,6 +207,7 @@ def _origin_cells(record: Record) -> dict[str, Cell]:
     cells: tuple[Cell, ...] = (
         record.spec.attention,
         record.spec.discriminator,
+        *(getattr(record.spec, name) for name in _TRAINING_COLUMNS),
         machine.cpu,
         "; ".join(machine.gpus),
         machine.torch,

@@ -13,7 +13,9 @@ from itertools import groupby
 from pydantic import JsonValue
 
 from bench.records import Quantity, Record
+from bench.report.curves import quality_protocol
 from bench.report.energy_table import energy_blocks
+from bench.report.energy_to_quality import reach_blocks
 from bench.report.grids import Grid
 from bench.report.notation import (
     UNKNOWN,
@@ -41,9 +43,11 @@ from bench.units import format_bytes
 
 _REASON_CHARS = 160
 _COMPANIONS = ("_real", "_untrained")
-# What the quality phase notes beside its metrics' protocols: it decides no pixel and no score.
-_NO_PART_OF_A_PROTOCOL = ("backend", "meters", "score_duration_s")
 _BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
+
+# Titles of the pictures that stand in the section on quality and cost.
+CURVE_TITLE = "Quality while training"
+COST_TITLE = "The cost of reaching a quality"
 
 HOW_TO_READ = """\
 * `12.34(5)` is 12.34 with an uncertainty of 5 in its last digit, 0.05: the half-width of the 95 % interval, of
@@ -59,6 +63,16 @@ HOW_TO_READ = """\
 * Compare quality only within one table and between rows of the same protocol letter. Speed and cost depend on the shape
   of the images and not on what they show; compare them between rows of the same machine.
 * Rows are sorted by name. The order is no ranking.
+"""
+
+HOW_TO_READ_CURVES = """\
+* Each evaluation is one point: what the metric found, set against the images shown to the discriminator, the seconds
+  and the joules that training had taken by then. The evaluations' own are booked apart (`curve.csv`).
+* Images say how well a model learns from what it sees and hold on any machine. Seconds and joules say what that costs
+  here: a model that needs fewer images may need more of both. A curve further left and further down is better for a
+  distance; where it ends is the budget and says nothing of what more would give.
+* A line is one configuration, its seeds repeats. One seed: the band is the metric's own 95 % interval, which knows
+  nothing of other seeds. Two: no interval, both are drawn thin. Three and more: 95 % interval over the seeds.
 """
 
 
@@ -107,7 +121,10 @@ def report_markdown(
         blocks += [f"### {markdown_text(data)}", *_comparison(members, names, machines)]
     letters = [machines[_machine_text(record)] for record in records]
     blocks += ["## Energy and CO2", *energy_blocks(records, names, letters, grid, pue)]
-    blocks += ["## Pictures", *(_picture(note) for note in pictures)]
+    beside = [note for note in pictures if note.title in (CURVE_TITLE, COST_TITLE)]
+    blocks += ["## Quality against images, time and energy", HOW_TO_READ_CURVES.rstrip()]
+    blocks += [*(_picture(note) for note in beside), *reach_blocks(records)]
+    blocks += ["## Pictures", *(_picture(note) for note in pictures if note not in beside)]
     blocks += ["## Where each row is from", *(_provenance(record, names[record.run_id]) for record in records)]
     if problems:
         blocks += ["## What could not be read", markdown_bullets(markdown_text(problem) for problem in problems)]
@@ -126,11 +143,11 @@ def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict
     blocks = [markdown_table(header, rows, num_left=4)]
 
     quality = _quality_columns(records)
-    protocols = _letters("Q", (_quality_protocol(record) for record in records))
+    protocols = _letters("Q", (quality_protocol(record) for record in records))
     header = ["run", "model", "protocol", *(_heading(name, records) for name in (*_BUDGET_COLUMNS, *quality)), "status"]
     rows = []
     for record in records:
-        cells = [names[record.run_id], _model_cell(record), protocols[_quality_protocol(record)]]
+        cells = [names[record.run_id], _model_cell(record), protocols[quality_protocol(record)]]
         cells += [format_quantity(record.quantity(name)) for name in _BUDGET_COLUMNS]
         cells += [_quality_cell(record, name) for name in quality]
         rows.append([markdown_text(cell) for cell in [*cells, _status(record)]])
@@ -204,15 +221,6 @@ def _differences(documents: Sequence[JsonValue], path: str = "") -> list[str]:
 def _model_cell(record: Record) -> str:
     """The model, and whether its configuration at this resolution is its authors' or ours."""
     return f"{model_name(record)} (ours)" if record.model.configuration.startswith("ours") else model_name(record)
-
-
-def _quality_protocol(record: Record) -> str:
-    """What decides whether two quality figures may be compared, as text; empty where no quality was measured."""
-    if "quality" not in record.phases or not record.phases["quality"].quantities:
-        return ""
-    found = record.phases["quality"].protocol
-    metrics = {key: fact for key, fact in found.items() if key not in _NO_PART_OF_A_PROTOCOL}
-    return json.dumps({"metrics": metrics, "data": record.dataset.protocol}, sort_keys=True)
 
 
 def _machine_text(record: Record) -> str:

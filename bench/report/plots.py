@@ -1,4 +1,4 @@
-"""How every picture looks and is saved, and the two that are drawn from records alone: throughput and quality.
+"""How every picture looks and is saved, and the one of throughput.
 
 The same records give the same bytes: matplotlib's defaults instead of the user's settings, a fixed salt for SVG ids, no
 date. Colours are Okabe and Ito's, told apart by people who see colour differently
@@ -8,24 +8,20 @@ date. Colours are Okabe and Ito's, told apart by people who see colour different
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from bench.records import CurvePoint, Quantity
-from bench.report.notation import format_quantity, plain, shortened
-from bench.report.rows import data_name, run_labels, sort_key
+from bench.records import Quantity
+from bench.report.notation import format_quantity
+from bench.report.rows import run_labels, sort_key
 from bench.store import StoredRun
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -51,10 +47,7 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys from 3.11 on, as a close
     "text.parse_math": False,  # a $ in a model's name is a $
 }
 _LOG_RANGE = 30.0  # figures further apart than this do not fit on a linear axis
-_MAX_TITLE_CHARS = 60
 _MAX_BARS = 40
-_MAX_CURVES = 12
-_MAX_DATA_SETS = 6
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ def _throughput_panel(axis: Axes, quantities: Sequence[Quantity | None], colour:
         axis.set_xscale("log")
         span = largest / smallest
         axis.set_xlim(smallest / span**0.08, largest * span**0.4)
-        _log_ticks(axis, "x")
+        _log_ticks(axis)
     else:
         axis.set_xlim(0.0, (largest or 1.0) * 1.4)
         axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
@@ -149,80 +142,6 @@ def _throughput_panel(axis: Axes, quantities: Sequence[Quantity | None], colour:
     axis.set_xlabel("images per second" + (" (log scale)" if is_log else ""))
 
 
-def quality(runs: Sequence[StoredRun]) -> Drawing:
-    """rfd_v1 over images shown, one panel per data set and resolution, with what real images get as a dashed line."""
-    known = sorted((run for run in runs if _curve(run)), key=lambda run: sort_key(run.record))
-    if not known:
-        return Drawing(None, "No run has an rfd_v1 curve: quality was not measured while training.")
-    groups = [list(group) for _, group in groupby(known, key=lambda run: data_name(run.record))]
-    num_left_out = max(0, len(groups) - _MAX_DATA_SETS)
-    groups = groups[:_MAX_DATA_SETS]
-    figure = Figure(figsize=(9.0, 0.3 + 3.3 * len(groups)), layout="constrained")
-    notes: list[str] = []
-    styles: dict[str, int] = {}  # a label has one colour and one marker in all panels
-    for axis, group in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
-        kept, left_out = newest(group, _MAX_CURVES)
-        _quality_panel(axis, kept, styles)
-        data = data_name(group[0].record)
-        axis.set_title(drawable(shortened(plain(data), _MAX_TITLE_CHARS)))
-        notes += [f" {data}:{left_out}"] if left_out else []
-    notes += [f" {num_left_out} more data sets are not drawn."] if num_left_out else []
-    caption = (
-        "Random-feature distance rfd_v1 over images shown; lower is better. Dashed: what real images get, the floor."
-        " Compare within one panel only."
-    )
-    return Drawing(figure, caption + "".join(notes))
-
-
-def _quality_panel(axis: Axes, runs: Sequence[StoredRun], styles: dict[str, int]) -> None:
-    handles: list[Artist | Container] = []
-    limits: list[float] = []
-    labels = [drawable(label) for label in run_labels([run.record for run in runs])]
-    for run, label in zip(runs, tuple(labels), strict=True):
-        points = _curve(run)
-        index = styles.setdefault(label, len(styles))
-        values = [value for _, quantity in points if (value := quantity.value) is not None]
-        errors = [_error(quantity) or [[0.0], [0.0]] for _, quantity in points]
-        handles.append(
-            axis.errorbar(
-                [point.num_images_shown / 1e3 for point, _ in points],
-                values,
-                yerr=[[error[side][0] for error in errors] for side in (0, 1)],
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=5,
-                linewidth=1.4,
-                capsize=2,
-            )
-        )
-        limits += values
-    floors = {float(f"{value:.3g}") for run in runs if (value := _floor(run)) is not None}
-    for floor in sorted(floors):
-        handles.append(axis.axhline(floor, color=GREY, linestyle="--", linewidth=1.2))
-        labels.append(f"real images: {floor:g}")
-        limits.append(floor)
-    axis.set_yscale("log")
-    middle, span = math.sqrt(min(limits) * max(limits)), max(4.0, max(limits) / min(limits) * 1.5)
-    axis.set_ylim(middle / math.sqrt(span), middle * math.sqrt(span))
-    _log_ticks(axis, "y")
-    axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
-    axis.set_xlabel("images shown (kimg)")
-    axis.set_ylabel("rfd_v1 (log scale)")
-    axis.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8)
-
-
-def _curve(run: StoredRun) -> list[tuple[CurvePoint, Quantity]]:
-    """The points a log axis can show, in order of images shown."""
-    points = sorted(run.record.curve, key=lambda point: point.num_images_shown)
-    found = [(point, point.quantities["rfd_v1"]) for point in points if "rfd_v1" in point.quantities]
-    return [(point, quantity) for point, quantity in found if quantity.value is not None and quantity.value > 0]
-
-
-def _floor(run: StoredRun) -> float | None:
-    quantity = run.record.quantity("rfd_v1_real")
-    return quantity.value if quantity is not None and quantity.value is not None and quantity.value > 0 else None
-
-
 def _is_known(quantity: Quantity | None) -> bool:
     return quantity is not None and quantity.value is not None
 
@@ -234,12 +153,10 @@ def _error(quantity: Quantity) -> list[list[float]] | None:
     return [[quantity.value - quantity.low], [quantity.high - quantity.value]]
 
 
-def _log_ticks(axis: Axes, which: str) -> None:
-    """Plain numbers on a log axis; the wider the range, the fewer per decade, so that they do not touch."""
-    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-    few: tuple[float, ...] = (1.0, 2.0, 5.0) if which == "y" else (1.0, 3.0)
-    subs = few if high / low < 2e3 else (1.0,)
-    side = axis.xaxis if which == "x" else axis.yaxis
-    side.set_major_locator(LogLocator(base=10.0, subs=subs))
-    side.set_minor_locator(NullLocator())
-    side.set_major_formatter(FuncFormatter(tick_text))
+def _log_ticks(axis: Axes) -> None:
+    """Plain numbers on a log x axis; the wider the range, the fewer per decade, so that they do not touch."""
+    low, high = axis.get_xlim()
+    subs = (1.0, 3.0) if high / low < 2e3 else (1.0,)
+    axis.xaxis.set_major_locator(LogLocator(base=10.0, subs=subs))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(tick_text))

@@ -1,4 +1,4 @@
-"""`bench report`: everything under `results/` → `results.csv`, `report.md` and pictures under `reports/`.
+"""`bench report`: everything under `results/` → `results.csv`, `curve.csv`, `report.md` and pictures under `reports/`.
 
 The same records give the same bytes, so that a report under version control changes only when a result does.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.report import plots, plots_training
-from bench.report.csv_table import results_csv
+from bench.report import plots, plots_quality, plots_training
+from bench.report.csv_table import curve_csv, results_csv
 from bench.report.grids import Grid, checked_pue
-from bench.report.markdown import PictureNote, report_markdown
+from bench.report.markdown import COST_TITLE, CURVE_TITLE, PictureNote, report_markdown
 from bench.report.notation import plain
 from bench.report.published import reported
 from bench.store import load_all, storage_errors, write_atomically
@@ -19,7 +19,8 @@ from bench.store import load_all, storage_errors, write_atomically
 # file name, title, what draws it from all stored runs
 _PICTURES = (
     ("throughput", "Throughput", plots.throughput),
-    ("quality", "Quality while training", plots.quality),
+    ("quality", CURVE_TITLE, plots_quality.quality_curves),
+    ("cost_of_quality", COST_TITLE, plots_quality.cost_of_quality),
     ("loss", "Losses", plots_training.loss),
     ("samples", "Samples", plots_training.samples),
 )
@@ -31,6 +32,7 @@ class ReportFiles:
     """What a report consists of; `problems` is one sentence per record, log or image that could not be read."""
 
     csv: Path
+    curve_csv: Path
     markdown: Path
     pictures: tuple[Path, ...]
     problems: tuple[str, ...]
@@ -68,8 +70,9 @@ def write_report(results: Path, reports: Path, *, grid: Grid | None = None, pue:
                     path.unlink(missing_ok=True)
         notes.append(PictureNote(title, f"{name}.png" if files else None, drawing.caption))
         problems += map(plain, drawing.problems)
-    csv, markdown = reports / "results.csv", reports / "report.md"
+    csv, curves, markdown = (reports / name for name in ("results.csv", "curve.csv", "report.md"))
     write_atomically(csv, results_csv(records, grid=grid, pue=pue).encode())
+    write_atomically(curves, curve_csv(records).encode())
     page = report_markdown(records, notes, problems, grid=grid, pue=pue)
     write_atomically(markdown, page.encode())
-    return ReportFiles(csv, markdown, tuple(pictures), tuple(problems))
+    return ReportFiles(csv, curves, markdown, tuple(pictures), tuple(problems))
