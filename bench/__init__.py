@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Quantity", "Record", "RunSpec", "__version__", "run"]
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {"Quantity": "bench.records", "Record": "bench.records", "RunSpec": "bench.records", "run": "bench.runner"}
 

@@ -1,7 +1,8 @@
 """Words to records: options become a RunSpec, errors become one sentence, and nothing heavy is imported before it is
 needed, so that `bench --help` answers at once.
 
-Exit codes: 0 ok, 1 the answer is "no" (a failed run, missing data), 2 usage, 3 inconclusive, 4 invalid.
+Exit codes: 0 ok, 1 the answer is "no" (a failed run, missing data), 2 usage, 3 inconclusive, 4 invalid, 75 stopped by
+a signal.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__, cli_views
-from bench.cli_views import GridCode, GridIntensity, GridSource, GridYear, Pue, Results, say
+from bench import __version__, cli_views, cli_weights
+from bench import cli_options as options
+from bench.cli_views import say
 from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
@@ -72,49 +74,39 @@ def _top(
 
 @app.command()
 def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
-    model: Annotated[
-        str | None, typer.Option(help="A name in `bench list models`, or a file such as my_gan.py.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="Named size of the model: paper (default) or tiny.")] = None,
-    attention: Annotated[
-        str | None, typer.Option(help="Operator of the attention layers, where the model offers several.")
-    ] = None,
-    discriminator: Annotated[
-        str | None, typer.Option(help="Train with the discriminator and losses of this other model.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="A name in `bench list datasets`, or folder:PATH.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Pixels per side. Default: the data set's usual one.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step. Default: the recipe's.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, tf32 or bf16. Default: the recipe's.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. Default: 0.")] = None,
-    train_for: Annotated[
-        str | None,
-        typer.Option(help="200kimg, 5min or 0.2kWh. Default by preset: 10 s, 5 min, the recipe's images."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="How long to measure: smoke, standard (default) or publish.")
-    ] = None,
-    phases: Annotated[
-        str | None, typer.Option(help="Comma-separated: cost,generate,train_step,train,quality. Default: all.")
-    ] = None,
-    no_data: Annotated[
-        bool, typer.Option("--no-data", help="Cost and speed on random images; no training, no quality.")
-    ] = False,
-    tdp_w: Annotated[
-        float | None, typer.Option(help="Design power of the processor: allows an estimate where there is no meter.")
-    ] = None,
-    grid: GridCode = None,
-    grid_g_per_kwh: GridIntensity = None,
-    grid_source: GridSource = None,
-    grid_year: GridYear = None,
-    pue: Pue = 1.0,
-    results: Results = Path("results"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was measured before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print exactly the stored record on stdout.")] = False,
+    model: options.Model = None,
+    size: options.Size = None,
+    attention: options.Attention = None,
+    discriminator: options.Discriminator = None,
+    dataset: options.Dataset = None,
+    resolution: options.Resolution = None,
+    batch_size: options.BatchSize = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    train_for: options.TrainFor = None,
+    eval_every: options.EvalEvery = None,
+    until: options.Until = None,
+    weights: options.Weights = None,
+    compile_: options.Compile = False,
+    capture: options.Capture = False,
+    channels_last: options.ChannelsLast = False,
+    num_accumulation_steps: options.NumAccumulationSteps = None,
+    preset: options.Preset = None,
+    phases: options.Phases = None,
+    no_data: options.NoData = False,
+    tdp_w: options.TdpW = None,
+    grid: options.GridCode = None,
+    grid_g_per_kwh: options.GridIntensity = None,
+    grid_source: options.GridSource = None,
+    grid_year: options.GridYear = None,
+    pue: options.Pue = 1.0,
+    results: options.Results = Path("results"),
+    checkpoint_every: options.CheckpointEvery = "5min",
+    log: options.Log = None,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
 ) -> int:
     """Measure one model on one data set. With no option at all: the demo (LadaGAN tiny on scenes, 32 px)."""
     asked = {
@@ -129,6 +121,13 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         "device": device,
         "seed": seed,
         "train_for": train_for,
+        "eval_every": eval_every,
+        "until": until,
+        "weights": weights,
+        "compile": compile_ or None,
+        "capture": capture or None,
+        "channels_last": channels_last or None,
+        "num_accumulation_steps": num_accumulation_steps,
         "preset": preset,
         "no_data": no_data or None,
         "tdp_w": tdp_w,
@@ -151,8 +150,16 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         typer.echo(text(runner.plan(spec, results=results, phases=chosen)))
         return 0
     record = runner.run(
-        spec, results=results, phases=chosen, fresh=fresh, say=say, show_plan=lambda plan: say(text(plan))
+        spec,
+        results=results,
+        phases=chosen,
+        fresh=fresh,
+        say=say,
+        show_plan=lambda plan: say(text(plan)),
+        sitting=runner.Sitting(checkpoint_every=checkpoint_every, logs=() if log is None else (log,)),
     )
+    if not runner.is_first_process():
+        return 0
     folder = results / record.run_id
     if json:
         sys.stdout.write((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -202,5 +209,13 @@ def _phases(text: str | None) -> tuple[PhaseName, ...]:
 
 
 app.command(name="list")(cli_views.list_)
-for command in (cli_views.show, cli_views.report, cli_views.doctor, cli_views.paper, cli_views.scale):
+app.command(name="import")(cli_weights.import_)
+for command in (
+    cli_weights.sample,
+    cli_views.show,
+    cli_views.report,
+    cli_views.doctor,
+    cli_views.paper,
+    cli_views.scale,
+):
     app.command()(command)

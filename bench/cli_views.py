@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-# Where the electricity comes from: CO2 is computed when it is shown, never stored
-GridCode = Annotated[
-    str | None, typer.Option("--grid", metavar="FRA", help="Country of the electricity, as a three-letter code.")
-]
-GridIntensity = Annotated[float | None, typer.Option("--grid-g-per-kwh", help="Own figure in place of --grid.")]
-GridSource = Annotated[str | None, typer.Option("--grid-source", help="Where the own figure is from.")]
-GridYear = Annotated[int | None, typer.Option("--grid-year", help="Year the own figure is for.")]
-Pue = Annotated[float, typer.Option("--pue", help="Power usage effectiveness; 1 is the machine alone.")]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all runs.")]
+from bench import cli_options as options
 
 
 def say(text: str) -> None:
@@ -35,7 +27,7 @@ def list_(
 
 def show(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or how it begins or ends.")],
-    results: Results = Path("results"),
+    results: options.Results = Path("results"),
     json: Annotated[bool, typer.Option("--json", help="Print exactly the stored record.")] = False,
 ) -> None:
     """Show one run: every figure with its interval, how it is known, and what is missing."""
@@ -50,15 +42,15 @@ def show(
 
 
 def report(
-    results: Results = Path("results"),
+    results: options.Results = Path("results"),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("reports"),
-    grid: GridCode = None,
-    grid_g_per_kwh: GridIntensity = None,
-    grid_source: GridSource = None,
-    grid_year: GridYear = None,
-    pue: Pue = 1.0,
+    grid: options.GridCode = None,
+    grid_g_per_kwh: options.GridIntensity = None,
+    grid_source: options.GridSource = None,
+    grid_year: options.GridYear = None,
+    pue: options.Pue = 1.0,
 ) -> None:
-    """Write results.csv, report.md and the pictures from the records in --results; CO2 with --grid."""
+    """Write results.csv, curve.csv, report.md and the pictures from the records in --results; CO2 with --grid."""
     from bench.report.grids import chosen_grid
     from bench.report.text import terminal_table
     from bench.report.write import write_report
@@ -70,7 +62,7 @@ def report(
         say(f"Skipped: {problem}")
     runs, _ = load_all(results)
     typer.echo(terminal_table([run.record for run in runs]))
-    typer.echo("\n".join(str(path) for path in (files.csv, files.markdown, *files.pictures)))
+    typer.echo("\n".join(str(path) for path in (files.csv, files.curve_csv, files.markdown, *files.pictures)))
 
 
 def doctor(
@@ -81,7 +73,7 @@ def doctor(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")
     ] = None,
-    results: Results = Path("results"),
+    results: options.Results = Path("results"),
 ) -> None:
     """Say what this machine can and cannot measure, and why."""
     from bench import listing
@@ -114,7 +106,7 @@ def scale(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     heads: Annotated[int, typer.Option(help="Heads of the attention layer.")] = 4,
     max_tokens: Annotated[int | None, typer.Option(help="Stop here. Default: when memory or time ends.")] = None,
     budget: Annotated[str, typer.Option(help="Time for the whole study.")] = "5min",
-    results: Results = Path("results"),
+    results: options.Results = Path("results"),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report goes.")] = Path("reports"),
 ) -> None:
     """Measure how each attention operator grows with its tokens, and where the operators cross."""

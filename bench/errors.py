@@ -1,6 +1,7 @@
 """The one error tree. A message says what is wrong, with which option, and what to do; `cli.main` prints it once.
 
-Exit codes: 1 the answer is "no" (a failed run), 2 usage, 3 inconclusive, 4 invalid.
+Exit codes: 1 the answer is "no" (a failed run), 2 usage, 3 inconclusive, 4 invalid, 75 stopped by a signal: the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -28,3 +29,13 @@ class RecordError(BenchError):
 
 class StorageError(BenchError):
     """A folder cannot be written or the disk is full; what was already on disk is kept."""
+
+
+class CheckpointError(BenchError):
+    """A checkpoint or a weights file cannot be read, or belongs to another model, run or version."""
+
+
+class InterruptedRunError(BenchError):
+    """SIGTERM or SIGINT: what there was is saved, and the same command goes on. 75 is EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75

@@ -6,105 +6,29 @@ Schema history (the number is `SCHEMA_VERSION`; one old record per version stays
     1  first version: spec, machine, model, dataset, recipe, phases with their quantities, quality curve.
     2  figures carry a provenance label and the sensor's systematic error; windows carry the counters' raw end points
        and why a reading is missing; the question knows the processor's design power.
+    3  the question knows how training is evaluated, stopped, sped up and distributed; points of the curve carry the
+       joules so far, and what their evaluation took.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-SCHEMA_VERSION = 2
+from bench.quantities import EnergyLabel, Finite, Frozen, Kind, Quantity, unknown
+
+__all__ = ["EnergyLabel", "Finite", "Frozen", "Kind", "Quantity", "unknown"]
+
+SCHEMA_VERSION = 3
 
 PhaseName = Literal["cost", "generate", "train_step", "train", "quality"]
 PHASES: tuple[PhaseName, ...] = ("cost", "generate", "train_step", "train", "quality")
 Precision = Literal["fp32", "tf32", "bf16"]
 PresetName = Literal["smoke", "standard", "publish"]
-Kind = Literal["measured", "attributed", "estimated", "simulated", "computed"]
-EnergyLabel = Literal[
-    "measured:nvml-energy-counter",
-    "measured:nvml-power-polling",
-    "measured:rapl",
-    "measured:wall",
-    "attributed:replay",
-    "estimated:tdp",
-    "estimated:codecarbon",
-    "unavailable",
-    "simulated:fake-nvml",
-]
 PhaseStatus = Literal["ok", "skipped", "oom", "failed", "timeout", "invalid", "inconclusive"]
 RunStatus = Literal["ok", "incomplete", "oom", "failed", "timeout", "invalid", "inconclusive"]
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be finite; unknown is None with a note")
-    return value
-
-
-Finite = Annotated[float, AfterValidator(_finite)]
-
-
-class Frozen(BaseModel):
-    """Base of every document: immutable, no coercion, no unknown field, keyword arguments only."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
-
-
-class Quantity(Frozen):
-    """One figure.
-
-    Attributes:
-        value: the figure in `unit`, or None where it is unknown (then `note` says why).
-        unit: SI unit or count, for example `image/s`, `s`, `B`, `MAC`, `1`.
-        low, high: ends of the 95 % interval, both or neither.
-        n: number of samples behind the value.
-        kind: how it is known. An estimate cannot pass for a measurement.
-        source: what produced it, for example `perf_counter windows` or `rfd_v1`.
-        note: anything a reader must know; required where value is None.
-        label: provenance of an energy, and of what is computed from one; None for every other figure.
-        systematic: relative error of the sensor itself; repeating does not average it away, the interval is without it.
-    """
-
-    value: Finite | None
-    unit: str
-    low: Finite | None = None
-    high: Finite | None = None
-    n: int | None = Field(default=None, ge=0)
-    kind: Kind
-    source: str
-    note: str = ""
-    label: EnergyLabel | None = None
-    systematic: Finite | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Quantity:
-        if (self.low is None) != (self.high is None):
-            raise ValueError("low and high come together")
-        if self.value is None:
-            if not self.note or self.low is not None:
-                raise ValueError("an unknown quantity has a note that says why, and no interval")
-        elif self.low is not None and self.high is not None and not self.low <= self.value <= self.high:
-            raise ValueError(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
-        self._check_label()
-        return self
-
-    def _check_label(self) -> None:
-        if self.label is None:
-            return
-        if (self.value is None) != (self.label == "unavailable"):
-            raise ValueError("an energy is `unavailable` exactly where its value is None")
-        if self.label != "unavailable" and self.kind not in {self.label.split(":")[0], "computed"}:
-            raise ValueError(f"a figure of kind {self.kind} cannot carry the label {self.label}")
-
-
-def unknown(
-    unit: str, note: str, *, source: str, kind: Kind = "measured", label: EnergyLabel | None = None
-) -> Quantity:
-    """A quantity that could not be known, with the reason in one sentence; an energy has the label `unavailable`."""
-    return Quantity(value=None, unit=unit, kind=kind, source=source, note=note, label=label)
 
 
 class RunSpec(Frozen):
@@ -120,8 +44,16 @@ class RunSpec(Frozen):
         batch_size: images per optimiser step and per generated batch.
         device: a torch device, for example `cpu` or `cuda:0`; None is the GPU where there is one.
         train_for: a budget such as `200kimg`, `5min`, `0.2kWh`; None is the preset's.
+        eval_every: quality is measured every so many images or seconds (`50kimg`, `5min`); None is at thirds.
+        until: training ends early where this holds, for example `rfd_v1<=0.1`; evaluated at each point of the curve.
+        compile: the networks' passes are compiled by torch.
+        capture: on CUDA, whole steps are captured as graphs and replayed.
+        channels_last: convolutions keep their channels innermost in memory.
+        num_accumulation_steps: a batch is worked off in so many parts whose gradients are added.
+        num_processes: processes that share a batch, one device each; set by `torchrun`.
         preset: how long and how often to measure.
         no_data: measure cost and speed on random images of the data set's shape; no training, no quality.
+        weights: a safetensors file of the generator's weights, trained elsewhere: measured and scored, not trained.
         tdp_w: thermal design power of the processor in watts, as its maker states it: allows an estimate of the energy
             where there is no meter.
     """
@@ -137,8 +69,16 @@ class RunSpec(Frozen):
     device: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     train_for: str | None = None
+    eval_every: str | None = None
+    until: str | None = None
+    compile: bool = False
+    capture: bool = False
+    channels_last: bool = False
+    num_accumulation_steps: int = Field(default=1, ge=1)
+    num_processes: int = Field(default=1, ge=1)
     preset: PresetName = "standard"
     no_data: bool = False
+    weights: str | None = None
     tdp_w: Finite | None = Field(default=None, gt=0)
 
     @property
@@ -192,8 +132,8 @@ class Window(Frozen):
     num_units: int
     duration_s: Finite
     readings: dict[str, Finite]
-    edges: dict[str, tuple[Finite, Finite]] = {}
-    problems: dict[str, str] = {}
+    edges: dict[str, tuple[Finite, Finite]] = Field(default_factory=dict)
+    problems: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
 
@@ -211,9 +151,9 @@ class PhaseResult(Frozen):
     reason: str = ""
     started_at: str
     duration_s: Finite
-    quantities: dict[str, Quantity] = {}
-    protocol: dict[str, JsonValue] = {}
-    artifacts: dict[str, str] = {}
+    quantities: dict[str, Quantity] = Field(default_factory=dict)
+    protocol: dict[str, JsonValue] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _reasoned(self) -> PhaseResult:
@@ -223,11 +163,20 @@ class PhaseResult(Frozen):
 
 
 class CurvePoint(Frozen):
-    """Quality at one moment of the training: images shown and training seconds so far, and the figures there."""
+    """Quality at one moment of the training.
+
+    Attributes:
+        num_images_shown, train_duration_s, train_energy: spent on training so far, evaluation apart.
+        quantities: the metrics' figures there.
+        evaluation_duration_s, evaluation_energy: what this evaluation itself took.
+    """
 
     num_images_shown: int
     train_duration_s: Finite
+    train_energy: Quantity | None = None
     quantities: dict[str, Quantity]
+    evaluation_duration_s: Finite | None = None
+    evaluation_energy: Quantity | None = None
 
 
 class ModelFacts(Frozen):
@@ -263,7 +212,7 @@ class Finding(Frozen):
 class Record(Frozen):
     """The answer to one RunSpec on one machine. A failed run is a record too."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     run_id: str
     harness_version: str
     created_at: str
@@ -272,7 +221,7 @@ class Record(Frozen):
     model: ModelFacts
     dataset: DatasetFacts
     recipe: dict[str, JsonValue]
-    phases: dict[PhaseName, PhaseResult] = {}
+    phases: dict[PhaseName, PhaseResult] = Field(default_factory=dict)
     curve: tuple[CurvePoint, ...] = ()
     validity: tuple[Finding, ...] = ()
     status: RunStatus = "incomplete"

@@ -6,12 +6,11 @@ with its reason.
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,29 +21,30 @@ from types import ModuleType
 import torch
 from pydantic import JsonValue
 
-from bench import __version__, calibration
+from bench import calibration
 from bench.catalog import METERS
-from bench.errors import BenchError, StorageError
+from bench.errors import BenchError, InterruptedRunError, StorageError, UsageError
 from bench.machine import fingerprint, look, set_backend
 from bench.meters._spec import Meter
 from bench.phases import cost, generate, quality, train, train_step
 from bench.phases._context import Context, Outcome, Question
 from bench.phases._plan import Plan, make_plan
+from bench.phases._record import new_record, with_phase
 from bench.phases._settle import run_id_of, settle
 from bench.records import (
     PHASES,
-    DatasetFacts,
-    Finding,
     Machine,
-    ModelFacts,
     PhaseName,
     PhaseResult,
     PhaseStatus,
     Record,
     RunSpec,
-    status_of,
 )
 from bench.store import RunFolder, load_all, write_atomically
+from bench.training.distributed import asked_world, joined
+from bench.training.log import check_tensorboard
+from bench.training.signals import stop_on_signals
+from bench.units import parse_interval
 
 _PHASE_MODULES: dict[PhaseName, ModuleType] = {
     "cost": cost,
@@ -53,11 +53,25 @@ _PHASE_MODULES: dict[PhaseName, ModuleType] = {
     "train": train,
     "quality": quality,
 }
+SHARED_PHASES: tuple[PhaseName, ...] = ("train_step", "train")  # by all processes of a job
 _TRY_AGAIN: tuple[PhaseStatus, ...] = ("failed", "oom", "timeout")
 
 
 def _silent(_: str) -> None:
     """Say nothing: the default of a call from Python."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """How this sitting of a run is done; no figure depends on it.
+
+    Attributes:
+        checkpoint_every: `5min` or `20kimg`: so much work may be lost.
+        logs: optional logs of the training beside its JSONL, from `tensorboard`.
+    """
+
+    checkpoint_every: str = "5min"
+    logs: tuple[str, ...] = ()
 
 
 def run(
@@ -68,8 +82,11 @@ def run(
     fresh: bool = False,
     say: Callable[[str], None] = _silent,
     show_plan: Callable[[Plan], None] | None = None,
+    sitting: Sitting = Sitting(),
 ) -> Record:
     """Answer the question, or what is missing of the answer.
+
+    Several processes started by `torchrun` share the training phases; the first alone does the others and writes.
 
     Args:
         spec: the question.
@@ -78,32 +95,46 @@ def run(
         fresh: forget what was measured before.
         say: where sentences for a person go (the plan, the progress of the phases).
         show_plan: takes the plan in place of `say`, to add to its text.
+        sitting: how this sitting is done.
 
     Returns:
         The record as it is on disk. Its status says whether a phase failed; a failed phase does not raise.
 
     Raises:
         BenchError: the question cannot be asked, or the folder cannot be written.
+        InterruptedRunError: a signal asked to stop; what there was is kept.
     """
     # The question, settled
     question = settle(spec)
+    checkpoint_every = parse_interval(sitting.checkpoint_every, "--checkpoint-every")
+    if "tensorboard" in sitting.logs:
+        check_tensorboard()
     backend = set_backend(question.precision)
     machine = look(question.device)
-    run_id = run_id_of(question, machine)
-    folder = RunFolder(Path(results), run_id)
-    with folder.locked(say), ExitStack() as opened:
+    with stop_on_signals() as stop, joined(question.device) as world, ExitStack() as opened:
+        say = say if world.is_first else _silent
+        run_id = world.agreed(run_id_of(question, machine))
+        folder = RunFolder(Path(results), run_id)
         # What is there already
-        if fresh:
+        if world.is_first:
+            opened.enter_context(folder.locked(say))
+        if fresh and world.is_first:
             folder.clear()
-        record = folder.read() or _new_record(question, run_id, machine=machine)
+        record: Record = world.agreed(folder.read() or new_record(question, run_id, machine=machine, created_at=_now()))
         todo, kept = _split(record, phases)
         earlier_w = _earlier_power_w(Path(results), machine)
         planned = make_plan(question, run_id, todo=todo, kept=kept, earlier_w=earlier_w)
-        (show_plan or (lambda each: say(each.text())))(planned)
+        if world.is_first:
+            (show_plan or (lambda each: say(each.text())))(planned)
         peaks = calibration.load(Path(results), machine, question.device)
         meters = opened.enter_context(open_meters(question.device, in_windows=True))
+        _check_budget(question, meters)
         # Phase by phase; each is on disk before the next begins
         for name in todo:
+            if name in SHARED_PHASES:
+                world.wait()
+            elif not world.is_first:
+                continue
             say(f"{name} …")
             context = Context(
                 question=question,
@@ -114,11 +145,17 @@ def run(
                 calibration=peaks,
                 done=record.phases,
                 say=say,
+                curve=record.curve,
+                world=world,
+                stop=stop,
+                checkpoint_every=checkpoint_every,
+                logs=sitting.logs,
             )
             started_at, started = _now(), perf_counter()
             outcome = _attempt(name, context)
-            if outcome.windows:
-                outcome.artifacts["windows"] = folder.write_windows(name, outcome.windows)
+            if not world.is_first:
+                _check_shared(name, outcome)
+                continue
             result = PhaseResult(
                 phase=name,
                 status=outcome.status,
@@ -129,10 +166,44 @@ def run(
                 protocol=outcome.protocol | {"backend": backend, "meters": _facts(meters)},
                 artifacts=outcome.artifacts,
             )
-            record = _with_phase(record, result, outcome)
-            folder.write(record)
+            record = _stored(folder, record, result, outcome)
             say(f"{name}: {result.status}{f' ({result.reason})' if result.reason else ''}")
+            if name in SHARED_PHASES and result.status in _TRY_AGAIN and not world.is_alone:
+                break  # the other processes may wait for this one for ever; its end ends them
     return record
+
+
+def _stored(folder: RunFolder, record: Record, result: PhaseResult, outcome: Outcome) -> Record:
+    """The record with that phase in it, on disk with the phase's windows."""
+    if outcome.windows:
+        windows = folder.write_windows(result.phase, outcome.windows)
+        result = result.model_copy(update={"artifacts": result.artifacts | {"windows": windows}})
+    record = with_phase(record, result, outcome)
+    folder.write(record)
+    if result.phase == "train" and result.status == "ok":
+        train.clear_checkpoints(folder.path)
+    return record
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a job that speaks and writes; always, where there is one."""
+    return asked_world().is_first
+
+
+def _check_shared(name: PhaseName, outcome: Outcome) -> None:
+    """A phase that failed in one process of several ends the job: the others wait for it. Raises BenchError."""
+    if outcome.status in _TRY_AGAIN:
+        raise BenchError(f"{name} failed in one of several processes: {outcome.reason}")
+
+
+def _check_budget(question: Question, meters: dict[str, Meter]) -> None:
+    """Joules can only end a training that a meter watches. Raises UsageError."""
+    is_metered = any(meter.energy_sources() for meter in meters.values())
+    if question.budget.energy_j is not None and not is_metered:
+        raise UsageError(
+            f"--train-for {question.spec.train_for} needs an energy meter and this machine has none "
+            "(`bench doctor` says why); give images or time."
+        )
 
 
 def plan(spec: RunSpec, *, results: Path | str = "results", phases: Sequence[PhaseName] = PHASES) -> Plan:
@@ -193,8 +264,8 @@ def _attempt(name: PhaseName, context: Context) -> Outcome:
     """Run one phase; whatever goes wrong in it becomes its outcome, with the reason."""
     try:
         outcome: Outcome = _PHASE_MODULES[name].measure(context)
-    except StorageError:
-        raise  # nothing could be recorded anyway; the sentence is for the user
+    except (StorageError, InterruptedRunError):
+        raise  # nothing could be recorded anyway, or nothing is to be; the sentence is for the user
     except BenchError as error:
         outcome = Outcome(status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001 - the one boundary: a failed run, by a model of any origin, is a record
@@ -220,56 +291,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
-
-
-def _with_phase(record: Record, result: PhaseResult, outcome: Outcome) -> Record:
-    """The record with that phase's result in it."""
-    phases = record.phases | {result.phase: result}
-    ordered = {name: phases[name] for name in PHASES if name in phases}
-    curve = tuple(outcome.curve) if result.phase == "quality" else record.curve
-    return record.model_copy(update={"phases": ordered, "curve": curve, "status": status_of(ordered)})
-
-
-def _new_record(question: Question, run_id: str, *, machine: Machine) -> Record:
-    model, data = question.model.spec, question.found_dataset.spec
-    return Record(
-        run_id=run_id,
-        harness_version=__version__,
-        created_at=_now(),
-        spec=question.spec,
-        machine=machine,
-        model=ModelFacts(
-            title=model.title,
-            year=model.year,
-            paper=model.paper,
-            code=model.code,
-            licence=model.licence,
-            attention=model.attentions.get(
-                question.spec.attention or next(iter(model.attentions), ""), model.attention
-            ),
-            configuration=question.configuration,
-            source_hash=question.model.source_hash,
-        ),
-        dataset=DatasetFacts(
-            title=data.title,
-            source=data.source,
-            licence=data.licence,
-            protocol={} if question.dataset is None else question.dataset.protocol,
-        ),
-        recipe=json.loads(json.dumps(dataclasses.asdict(question.recipe))),
-        validity=_findings(question, machine),
-    )
-
-
-def _findings(question: Question, machine: Machine) -> tuple[Finding, ...]:
-    """What a reader must know about the record's worth, as far as it is known beforehand."""
-    findings = []
-    if not question.preset.is_publishable:
-        detail = "measured briefly; not publishable; use --preset standard or publish"
-        findings.append(Finding(rule="preset", level="warning", detail=detail))
-    if machine.git_dirty:
-        findings.append(Finding(rule="dirty_tree", level="note", detail="the checkout had uncommitted changes"))
-    return tuple(findings)
 
 
 def _now() -> str:

@@ -104,6 +104,13 @@ class RunFolder:
         write_atomically(self.path / name, "".join(window.model_dump_json() + "\n" for window in windows).encode())
         return name
 
+    def read_windows(self, phase: str) -> list[Window]:
+        """A phase's raw windows; none where there are none."""
+        path = self.path / f"windows/{phase}.jsonl"
+        if not path.exists():
+            return []
+        return [Window.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
     def clear(self, *names: str) -> None:
         """Remove those children; without names everything but the lock."""
         with storage_errors(self.path):

@@ -6,7 +6,9 @@ Storage is SI (s, J, B, image); this file is the only place where other units ap
 from __future__ import annotations
 
 import math
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.errors import UsageError
@@ -18,6 +20,13 @@ _BUDGET_PATTERN = re.compile(r"^\s*(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[A-Z
 _IMAGES_PER_UNIT = {"img": 1.0, "kimg": 1e3, "mimg": 1e6}
 _SECONDS_PER_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _JOULES_PER_UNIT = {"wh": JOULES_PER_KWH / 1e3, "kwh": JOULES_PER_KWH}
+_UNTIL_PATTERN = re.compile(r"^\s*(?P<figure>[a-z0-9_]+)\s*(?P<relation><=|>=|<|>)\s*(?P<threshold>[-+0-9.eE]+)\s*$")
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +39,56 @@ class Budget:
         energy_j: joules read by an energy meter.
     """
 
-    num_images: int | None = None
+    num_images: float | None = None
     duration_s: float | None = None
     energy_j: float | None = None
 
 
-def parse_budget(text: str) -> Budget:
-    """Read `200kimg`, `5min` or `0.2kWh`.
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When a training may end early: `figure relation threshold`, for example `rfd_v1 <= 0.1`."""
+
+    figure: str
+    relation: str
+    threshold: float
+
+    def is_met(self, value: float) -> bool:
+        """Whether that value of the figure satisfies it."""
+        return _RELATIONS[self.relation](value, self.threshold)
+
+
+def parse_goal(text: str) -> Goal:
+    """Read `rfd_v1<=0.1`.
+
+    Raises:
+        UsageError: not a figure's name, one of <=, >=, <, > and a finite number.
+    """
+    match = _UNTIL_PATTERN.match(text)
+    try:
+        threshold = float(match["threshold"]) if match else math.nan
+    except ValueError:
+        threshold = math.nan
+    if match is None or not math.isfinite(threshold):
+        raise UsageError(
+            f"--until '{text}' is not a goal: write a figure, <= or >=, and a number, such as rfd_v1<=0.1."
+        )
+    return Goal(figure=match["figure"], relation=match["relation"], threshold=threshold)
+
+
+def parse_interval(text: str, option: str) -> Budget:
+    """Read `50kimg` or `5min`: images or time, never joules.
+
+    Raises:
+        UsageError: as `parse_budget`, or a number of joules.
+    """
+    interval = parse_budget(text, option)
+    if interval.energy_j is not None:
+        raise UsageError(f"{option} '{text}' must be images or time, such as 50kimg or 5min.")
+    return interval
+
+
+def parse_budget(text: str, option: str = "--train-for") -> Budget:
+    """Read `200kimg`, `5min` or `0.2kWh`; `option` is named in the error.
 
     Raises:
         UsageError: no number, an unknown unit, or a number that is not above zero.
@@ -45,12 +97,12 @@ def parse_budget(text: str) -> Budget:
     unit = match["unit"].lower() if match else ""
     if match is None or unit not in {**_IMAGES_PER_UNIT, **_SECONDS_PER_UNIT, **_JOULES_PER_UNIT}:
         raise UsageError(
-            f"--train-for '{text}' is not a budget: write a number and one of img, kimg, Mimg, s, min, h, Wh, kWh "
+            f"{option} '{text}' is not a budget: write a number and one of img, kimg, Mimg, s, min, h, Wh, kWh "
             "(for example 200kimg, 5min or 0.2kWh)."
         )
     number = float(match["number"])
     if not number > 0 or not math.isfinite(number):
-        raise UsageError(f"--train-for '{text}' must be more than zero.")
+        raise UsageError(f"{option} '{text}' must be more than zero.")
     if unit in _IMAGES_PER_UNIT:
         return Budget(num_images=max(1, round(number * _IMAGES_PER_UNIT[unit])))
     if unit in _SECONDS_PER_UNIT:

@@ -149,7 +149,8 @@ def test_every_label_has_a_strength_and_a_kind():
 
 
 def segments(energies, problem=None, **readings):
-    found = [window("train", each, duration_s=60.0, **readings) for each in energies]
+    found = [window("train", each, duration_s=60.0) for each in energies]
+    found += [window("train.beside", None, duration_s=60.0, **readings) for each in energies if readings]
     return found if problem is None else [*found, window("train", problem=problem)]
 
 
@@ -184,7 +185,7 @@ def test_codecarbon_without_a_meter_of_ours_has_no_gap_and_says_why():
 
 
 def test_the_watch_makes_one_window_per_segment():
-    watch = TrainingWatch({})
+    watch = TrainingWatch({}, {}, setup({}))
     watch.start(0)
     watch.stop(64)
     watch.start(64)

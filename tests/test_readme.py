@@ -46,8 +46,12 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
         assert code == (1 if needs_files else 0), capsys.readouterr().err
     elif words[0] == "report":
         assert main([*words, "--results", str(tmp_path / "none"), "--out", str(tmp_path / "reports")]) == 0
-    elif words[0] == "show":
+    elif words[0] in {"show", "sample"}:
         assert main([*words, "--results", str(tmp_path / "none")]) == 1  # there is no run of that name
+        assert "There is no run" in capsys.readouterr().err
+    elif words[0] == "import":
+        assert main(words) == 1
+        assert "CHECKPOINT" in capsys.readouterr().err  # which is not there
     elif words[0] == "scale":
         short = ["--budget", "4s", "--max-tokens", "64", "--width", "8", "--attention", "additive"]
         assert main([*words, *short, "--results", str(tmp_path), "--out", str(tmp_path)]) == 0

@@ -131,7 +131,7 @@ def test_quality_waits_for_the_training_and_is_done_once_it_is_there(small_gan, 
         ({"device": "cuda:99"}, "--device 'cuda:99'"),
         ({"device": "toaster"}, "not a device"),
         ({"train_for": "5parsecs"}, "5parsecs"),
-        ({"train_for": "0.2kWh"}, "cannot stop on joules yet"),
+        ({"train_for": "0.2kWh"}, "needs an energy meter"),
         ({"batch_size": 10**9}, "more than this machine's"),
     ],
 )

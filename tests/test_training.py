@@ -6,11 +6,16 @@ import torch
 from torch import nn
 
 from bench.catalog import find_model
-from bench.errors import BenchError, RecordError
+from bench.errors import CheckpointError
+from bench.training.distributed import ALONE
+from bench.training.feed import Resident, _Order, open_feed
 from bench.training.images import generate, grid_png, to_networks, to_uint8
-from bench.training.loop import LOG_EVERY_STEPS, train
+from bench.training.log import JsonLines
+from bench.training.loop import LOOK_EVERY_STEPS, Hooks, Loop, Pace, Progress
+from bench.training.losses import MAX_NONFINITE_IN_A_ROW, DivergedError
 from bench.training.randomness import derive_seed, fixed_selection, latents, training_order
-from bench.training.step import Trainer, update_ema
+from bench.training.signals import StopRequest
+from bench.training.step import StepOptions, Trainer, update_ema
 from bench.training.weights import load_weights, save_weights
 from bench.units import Budget
 
@@ -102,8 +107,9 @@ def test_a_step_is_one_adam_update_of_each_network_as_written_by_hand(trainer, s
     real = torch.rand(16, 3, 32, 32)
     for step in range(3):
         trainer.step(real)
-        torch.manual_seed(derive_seed(3, "step", 16 * step))
         for optimiser, loss in zip(optimisers, ("d", "g"), strict=True):
+            name, shown = ("discriminator", 16 * step) if loss == "d" else ("generator", 16 * step + 16)
+            torch.manual_seed(derive_seed(3, f"{name} step", shown))
             z = torch.randn(16, 8)
             objective = recipe.objective
             value = (
@@ -133,24 +139,62 @@ def test_bf16_runs_the_networks_under_autocast_and_keeps_parameters_in_float32(s
     assert {parameter.dtype for parameter in trainer.gan.generator.parameters()} == {torch.float32}
 
 
-def run_loop(trainer, tmp_path, budget, images=None):
+class NoWatch:
+    def start(self, shown): ...
+    def tick(self, shown): ...
+    def stop(self, shown): ...
+    def energy_j(self):
+        return None
+
+
+class JouleWatch(NoWatch):
+    """1 J per image."""
+
+    shown = 0
+
+    def tick(self, shown):
+        self.shown = shown
+
+    stop = tick
+
+    def energy_j(self):
+        return float(self.shown)
+
+
+def run_loop(trainer, tmp_path, budget, images=None, **changes):
     moments = []
-    times = train(
-        trainer,
-        images or FewImages(),
+
+    def evaluate(progress):
+        moments.append((trainer.num_images_shown, progress.train_s))
+        return False
+
+    log = JsonLines(tmp_path / "train.jsonl", trainer.num_images_shown)
+    hooks = Hooks(
+        **{
+            "evaluate": evaluate, "checkpoint": lambda _: None, "diverged": lambda *_: None,
+            "sinks": [log], "watch": NoWatch(), "stop": StopRequest(),
+        } | {key: value for key, value in changes.items() if key not in {"every", "checkpoint_every"}}
+    )  # fmt: skip
+    pace = Pace(
         budget=budget,
-        batch_size=8,
-        log_path=tmp_path / "train.jsonl",
-        snapshot=lambda times: moments.append((trainer.num_images_shown, times.train_s)),
+        evaluate_every=changes.get("every", Pace.thirds(budget)),
+        checkpoint_every=changes.get("checkpoint_every", Budget(duration_s=1e9)),
     )
+    images = images or FewImages()
+    feed = open_feed(images, seed=3, batch_size=8, position=trainer.num_images_shown, device="cpu", world=ALONE)
+    try:
+        times = Loop(trainer, feed, pace, Progress(), hooks).run()
+    finally:
+        feed.close()
+        log.close()
     return moments, times, [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
 
 
-def test_the_loop_stops_at_its_images_and_takes_snapshots_at_thirds(trainer, tmp_path):
+def test_the_loop_stops_at_its_images_and_evaluates_at_thirds(trainer, tmp_path):
     moments, times, log = run_loop(trainer, tmp_path, Budget(num_images=8 * 30))
     assert [shown for shown, _ in moments] == [0, 80, 160, 240]
     assert log[-1]["images_shown"] == 240
-    assert all(line["images_shown"] % (8 * LOG_EVERY_STEPS) == 0 for line in log)
+    assert all(line["images_shown"] % (8 * LOOK_EVERY_STEPS) == 0 for line in log)
     assert moments[-1][1] == times.train_s
     assert 0 <= times.data_wait_s <= times.train_s
 
@@ -161,6 +205,41 @@ def test_the_loop_stops_at_its_seconds(trainer, tmp_path):
     assert log[-1]["duration_s"] == times.train_s
 
 
+def test_the_loop_stops_at_its_joules_as_soon_as_a_look_knows_of_them(trainer, tmp_path):
+    moments, _, log = run_loop(trainer, tmp_path, Budget(energy_j=200.0), watch=JouleWatch())
+    assert moments[0][0] == 0
+    assert moments[-1][0] == 240  # the first look past 200 J, at 1 J per image and 80 images per look
+    assert log[-1]["energy_j"] == 240
+
+
+def test_evaluations_come_at_0_after_each_interval_and_at_the_end(trainer, tmp_path):
+    moments, _, _ = run_loop(trainer, tmp_path, Budget(num_images=100), every=Budget(num_images=30))
+    assert [shown for shown, _ in moments] == [0, 32, 64, 96, 104]
+
+
+def test_a_met_goal_ends_the_training(trainer, tmp_path):
+    seen = []
+
+    def evaluate(progress):
+        seen.append(trainer.num_images_shown)
+        return trainer.num_images_shown >= 64
+
+    _, progress, _ = run_loop(
+        trainer, tmp_path, Budget(num_images=1000), every=Budget(num_images=32), evaluate=evaluate
+    )
+    assert seen == [0, 32, 64]
+    assert progress.is_met
+
+
+def test_checkpoints_come_so_many_images_apart(trainer, tmp_path):
+    at = []
+    run_loop(
+        trainer, tmp_path, Budget(num_images=200), checkpoint_every=Budget(num_images=48),
+        checkpoint=lambda _: at.append(trainer.num_images_shown),
+    )  # fmt: skip
+    assert at == [48, 96, 144, 192]
+
+
 def test_images_come_in_the_order_of_the_sampler(trainer, tmp_path):
     images = FewImages()
     run_loop(trainer, tmp_path, Budget(num_images=80), images)
@@ -168,11 +247,58 @@ def test_images_come_in_the_order_of_the_sampler(trainer, tmp_path):
     assert np.array_equal(shown, training_order(40, 3, 0, 80))
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(trainer, tmp_path):
+def test_images_on_the_device_come_in_the_same_order_and_values():
+    images, order = FewImages(), _Order(40, 3, 8, ALONE)
+    resident = Resident(images, order, batch_size=8, position=16, device="cpu")
+    feed = open_feed(images, seed=3, batch_size=8, position=16, device="cpu", world=ALONE)
+    for _ in range(7):
+        assert torch.equal(resident.next(), feed.next())
+    feed.close()
+
+
+def test_one_update_that_is_not_finite_is_counted_and_not_applied_and_the_training_goes_on(trainer, tmp_path):
+    honest_step, num_steps = trainer.step, 0
+
+    def poisoned_step(real):
+        nonlocal num_steps
+        num_steps += 1
+        before = [each.detach().clone() for each in trainer.gan.discriminator.parameters()]
+        losses = honest_step(real * float("nan") if num_steps == 7 else real)
+        after = list(trainer.gan.discriminator.parameters())
+        assert all(map(torch.equal, before, after)) == (num_steps == 7)
+        return losses
+
+    trainer.step = poisoned_step
+    _, progress, log = run_loop(trainer, tmp_path, Budget(num_images=8 * 20))
+    assert progress.num_nonfinite == {"discriminator": 1, "generator": 0}
+    assert [line.get("num_nonfinite_discriminator") for line in log] == [1, 1, 1]  # a line each at 56, 112 and 160
+    assert all(np.isfinite(line["discriminator"]) for line in log)
+    assert all(torch.isfinite(each).all() for each in trainer.gan.discriminator.parameters())
+
+
+def test_updates_that_stay_not_finite_end_the_training_with_a_dump(trainer, tmp_path):
+    dumped = []
     with torch.no_grad():
         trainer.gan.discriminator[2].weight.fill_(float("nan"))
-    with pytest.raises(BenchError, match="not finite"):
-        run_loop(trainer, tmp_path, Budget(num_images=800))
+    with pytest.raises(DivergedError, match="not finite"):
+        run_loop(trainer, tmp_path, Budget(num_images=800), diverged=lambda _, batch: dumped.append(batch.shape))
+    assert dumped == [torch.Size([8, 3, 32, 32])]
+    assert trainer.num_nonfinite_in_a_row.max() >= MAX_NONFINITE_IN_A_ROW
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(small_gan):
+    model = find_model(str(small_gan))
+    after = []
+    for num_parts in (1, 2, 4):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            model.spec.build(32, "tiny"), model.spec.recipe("scenes", 32, "tiny"), device="cpu", precision="fp32",
+            seed=3, options=StepOptions(num_accumulation_steps=num_parts),
+        )  # fmt: skip
+        losses = [trainer.step(torch.rand(16, 3, 32, 32, generator=torch.manual_seed(step))) for step in range(3)]
+        after.append((losses[-1]["discriminator"], losses[-1]["generator_fake"]))
+    assert torch.allclose(torch.tensor(after[0]), torch.tensor(after[1]), atol=1e-5)
+    assert torch.allclose(torch.tensor(after[0]), torch.tensor(after[2]), atol=1e-5)
 
 
 def test_weights_come_back_the_same_and_another_network_is_refused(trainer, tmp_path):
@@ -183,10 +309,10 @@ def test_weights_come_back_the_same_and_another_network_is_refused(trainer, tmp_
         trainer.ema[0].weight.zero_()
     load_weights(path, trainer.ema)
     assert torch.equal(trainer.ema[0].weight, before)
-    with pytest.raises(RecordError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="does not fit"):
         load_weights(path, nn.Linear(2, 2))
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(RecordError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="truncated"):
         load_weights(path, trainer.ema)
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(tmp_path / "absent.safetensors", trainer.ema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from bench.meters._spec import Meter
 from bench.metrics._spec import MetricSpec
 from bench.records import (
     CurvePoint,
+    Finding,
     Machine,
     PhaseName,
     PhaseResult,
@@ -29,9 +31,15 @@ from bench.records import (
     Window,
 )
 from bench.store import RunFolder
+from bench.training.distributed import ALONE, World
 from bench.training.randomness import derive_seed
-from bench.units import Budget
+from bench.training.signals import StopRequest
+from bench.training.step import StepOptions, Trainer
+from bench.training.weights import load_weights
+from bench.units import Budget, Goal
 from models._spec import Gan, Recipe
+
+CHECKPOINT_EVERY = Budget(duration_s=300.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +118,18 @@ PRESETS: dict[PresetName, Preset] = {
 }
 
 
+@dataclass(frozen=True)
+class FollowedFigure:
+    """A metric's figure and its better direction."""
+
+    name: str
+    is_higher_better: bool
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether a value is better than another."""
+        return value > than if self.is_higher_better else value < than
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """A settled RunSpec with everything its words stand for; nothing in it is None that the spec can say.
@@ -117,6 +137,8 @@ class Question:
     Attributes:
         spec: every field settled.
         discriminator: whose discriminator stands in for the model's own, or None.
+        evaluate_every: images or seconds between evaluations inside the training; None is at thirds, scored afterwards.
+        goal: ends the training early.
         dataset: the opened data set; None with `no_data`.
     """
 
@@ -131,7 +153,21 @@ class Question:
     found_dataset: FoundDataset
     dataset: OpenDataset | None
     budget: Budget
+    evaluate_every: Budget | None = None
+    goal: Goal | None = None
     preset: Preset
+
+    @property
+    def scores_while_training(self) -> bool:
+        """Whether evaluations fall inside the training, because they were asked for."""
+        return self.evaluate_every is not None or self.goal is not None
+
+    @property
+    def followed_figure(self) -> FollowedFigure:
+        """The figure whose best checkpoint is kept: the goal's, else `rfd_v1`, which every data set has."""
+        name = "rfd_v1" if self.goal is None else self.goal.figure
+        better = next(metric.figures[name].better for metric in self.metrics() if name in metric.figures)
+        return FollowedFigure(name, better == "higher")
 
     @property
     def configuration(self) -> str:
@@ -167,9 +203,29 @@ class Question:
         return Gan(generator=gan.generator, discriminator=other.discriminator, latent_dim=gan.latent_dim)
 
     def build_generator(self, device: str) -> tuple[nn.Module, int]:
-        """The generator alone, in eval mode, and the width of its latent."""
+        """The generator alone, in eval mode, with the given weights where there are some; and its latent's width."""
         gan = self.build(device)
+        if self.spec.weights is not None and device != "meta":
+            load_weights(Path(self.spec.weights), gan.generator)
         return gan.generator.eval(), gan.latent_dim
+
+    def trainer(self, world: World) -> Trainer:
+        """A trainer of freshly initialised networks for this process."""
+        spec = self.spec
+        return Trainer(
+            self.build(self.device),
+            self.recipe,
+            device=self.device,
+            precision=self.precision,
+            seed=spec.seed,
+            options=StepOptions(
+                compile=spec.compile,
+                capture=spec.capture,
+                channels_last=spec.channels_last,
+                num_accumulation_steps=spec.num_accumulation_steps,
+            ),
+            world=world,
+        )
 
     def metrics(self) -> list[MetricSpec]:
         """Every metric that applies to the data set."""
@@ -193,6 +249,11 @@ class Context:
         stretch_meters: opens, for a `with` block, those that read long stretches only.
         calibration: this machine's own peaks; None where it was not calibrated.
         done: the phases that are already in the record.
+        curve: the points that the training has scored already.
+        world: the processes that share the training.
+        stop: whether a signal has asked to stop.
+        checkpoint_every: images or seconds from one checkpoint to the next.
+        logs: optional logs beside the JSONL, from `tensorboard`.
     """
 
     question: Question
@@ -203,6 +264,11 @@ class Context:
     calibration: Calibration | None
     done: dict[PhaseName, PhaseResult]
     say: Callable[[str], None]
+    curve: tuple[CurvePoint, ...] = ()
+    world: World = ALONE
+    stop: StopRequest = field(default_factory=StopRequest)
+    checkpoint_every: Budget = CHECKPOINT_EVERY
+    logs: tuple[str, ...] = ()
 
     def cost(self, name: str) -> Quantity | None:
         """A figure of the cost phase, or None where that phase has not spoken."""
@@ -221,3 +287,4 @@ class Outcome:
     artifacts: dict[str, str] = field(default_factory=dict)
     windows: list[Window] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)

@@ -29,18 +29,24 @@ import torch
 from tabulate import tabulate
 
 from bench.catalog import METERS
-from bench.datasets._spec import Images, Indices
+from bench.datasets._spec import Images, ImageSet, Indices
 from bench.errors import UsageError
 from bench.machine import set_backend
 from bench.meters._spec import Meter
 from bench.phases._context import Question
+from bench.phases._energy import EnergySetup
 from bench.phases._settle import settle
+from bench.phases._train_energy import TrainingWatch
 from bench.phases._windows import TimedWork
 from bench.records import Quantity, RunSpec
 from bench.stats import quantile_quantity
+from bench.training.distributed import ALONE
+from bench.training.feed import open_feed
 from bench.training.images import to_networks
-from bench.training.loop import train
+from bench.training.log import JsonLines
+from bench.training.loop import Hooks, Loop, Pace, Progress
 from bench.training.randomness import training_order
+from bench.training.signals import StopRequest
 from bench.training.step import Trainer
 from bench.units import Budget, format_duration
 
@@ -174,6 +180,29 @@ def _verdict(difference: Quantity, noise: float) -> str:
     return f"not resolved: this machine's A/A noise is ± {noise:.2%}"
 
 
+def train(trainer: Trainer, images: ImageSet, batch_size: int, log_path: Path) -> None:
+    """One epoch by the harness' own loop, with its log and without evaluation, checkpoint and energy meter."""
+    feed = open_feed(images, seed=trainer.seed, batch_size=batch_size, position=0, device=trainer.device, world=ALONE)
+    log = JsonLines(log_path, 0)
+    budget = Budget(num_images=len(images))
+    setup = EnergySetup(sources={}, tdp_w=None, num_cpu_cores=1)
+    hooks = Hooks(
+        evaluate=lambda _progress: False,
+        checkpoint=lambda _progress: None,
+        diverged=lambda _progress, _batch: None,
+        sinks=[log],
+        watch=TrainingWatch({}, {}, setup),
+        stop=StopRequest(),
+    )
+    try:
+        Loop(
+            trainer, feed, Pace(budget=budget, evaluate_every=budget, checkpoint_every=budget), Progress(), hooks
+        ).run()
+    finally:
+        feed.close()
+        log.close()
+
+
 class _HeldImages:
     """Images that are already in memory; an `ImageSet`. Reading them is one copy."""
 
@@ -198,13 +227,7 @@ class _Workbench:
     def __init__(self, question: Question, *, block_s: float, log_path: Path) -> None:
         still = dataclasses.replace(question.recipe, generator_lr=0.0, discriminator_lr=0.0)
         self._device, self._batch_size, self._log_path = question.device, question.batch_size, log_path
-        self._trainer = Trainer(
-            question.build(question.device),
-            still,
-            device=question.device,
-            precision=question.precision,
-            seed=question.spec.seed,
-        )
+        self._trainer = dataclasses.replace(question, recipe=still).trainer(ALONE)
         one_batch = question.real_batch()
         self._real = to_networks(one_batch, question.device)
         step_s = min(self._seconds(lambda: self._trainer.step(self._real)) for _ in range(_NUM_WARMUP_STEPS))
@@ -251,14 +274,7 @@ class _Workbench:
 
     def _harness_loop(self) -> None:
         self._trainer.num_images_shown = 0
-        train(
-            self._trainer,
-            self._images,
-            budget=Budget(num_images=len(self._images)),
-            batch_size=self._batch_size,
-            log_path=self._log_path,
-            snapshot=lambda _times: None,
-        )
+        train(self._trainer, self._images, self._batch_size, self._log_path)
 
     def _seconds(self, block: Callable[[], object]) -> float:
         """Seconds of one block between synchronised edges."""

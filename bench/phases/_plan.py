@@ -15,8 +15,8 @@ import torch
 
 from bench.phases._context import Question
 from bench.phases.cost import count_macs, count_params, one_step_of
-from bench.records import PhaseName
-from bench.training.loop import SNAPSHOT_FRACTIONS
+from bench.records import PhaseName, RunSpec
+from bench.training.loop import DEFAULT_NUM_EVALUATIONS
 from bench.units import format_bytes, format_duration
 
 _EXPECTED_SHARE_OF_PEAK = 1 / 3
@@ -26,6 +26,7 @@ _GENERATOR_FORWARDS_PER_STEP = 4
 _DISCRIMINATOR_FORWARDS_PER_STEP = 12
 _METRIC_S_PER_IMAGE = 3e-3
 _START_UP_S = 2.0
+_NUM_KEPT_STATES = 4  # the last two checkpoints, the best, and the one being written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,9 @@ class Plan:
             f"Run {self.run_id}",
             f"  model       {spec.model_title}, {question.resolution} px ({question.configuration})",
             f"  data        {spec.dataset}: {data}",
-            f"  step        batch size {question.batch_size}, {question.precision}, {question.device}",
+            f"  step        batch size {question.batch_size}, {question.precision}, {question.device}{_how(spec)}",
             f"  recipe      {question.recipe.source}",
-            f"  measuring   seed {spec.seed}, preset {spec.preset}{smoke}; training for {spec.train_for}",
+            f"  measuring   seed {spec.seed}, preset {spec.preset}{smoke}; training for {spec.train_for}{_until(spec)}",
         ]
         if self.kept:
             lines.append(f"  kept        {', '.join(self.kept)} (measured before; --fresh starts over)")
@@ -67,6 +68,24 @@ class Plan:
         lines.append(f"  to do       {todo or 'nothing'}")
         lines.append(f"  estimate    {total} (rough), {format_bytes(self.disk_bytes)} of disk")
         return "\n".join(lines)
+
+
+def _until(spec: RunSpec) -> str:
+    """What the training was asked beside its budget."""
+    words = [] if spec.until is None else [f"or until {spec.until}"]
+    if spec.eval_every is not None:
+        words.append(f"scored every {spec.eval_every}")
+    return "".join(f", {each}" for each in words)
+
+
+def _how(spec: RunSpec) -> str:
+    """How a step is computed, where that is not plainly."""
+    words = [name.replace("_", " ") for name in ("compile", "capture", "channels_last") if getattr(spec, name)]
+    if spec.num_processes > 1:
+        words.append(f"{spec.num_processes} processes")
+    if spec.num_accumulation_steps > 1:
+        words.append(f"in {spec.num_accumulation_steps} parts")
+    return "".join(f", {each}" for each in words)
 
 
 def make_plan(
@@ -97,26 +116,27 @@ def make_plan(
         "generate": _windows_s(question, image_s * question.batch_size)
         + min(question.preset.num_latency_samples * image_s, question.preset.max_duration_s),
         "train_step": _windows_s(question, step_s * question.batch_size),
-        "train": question.budget.duration_s or (question.budget.num_images or 0) * step_s,
+        "train": _train_s(question, step_s, earlier_w),
         "quality": _quality_s(question, image_s),
     }
-    if not is_trained:
-        every |= {"train_step": 0.0}
-    if question.dataset is None or not is_trained:
-        every |= {"train": 0.0, "quality": 0.0}
+    every |= {} if is_trained else {"train_step": 0.0}
+    every |= {} if is_trained and question.dataset is not None else {"train": 0.0, "quality": 0.0}
     weights_bytes = 4 * count_params(gan.generator)
-    num_snapshots = len(SNAPSHOT_FRACTIONS) if "train" in todo and question.dataset is not None else 0
+    state_bytes = _NUM_KEPT_STATES * (4 * weights_bytes + 12 * count_params(gan.discriminator) * is_trained)
     grid_bytes = 64 * 3 * question.resolution**2
+    is_training = "train" in todo and question.dataset is not None and is_trained
+    num_grids = _num_evaluations(question, every["train"], step_s)
+    num_snapshots = 1 if question.scores_while_training else num_grids
     phase_s = {phase: every[phase] for phase in todo}
-    energy_j, energy_basis = _energy(phase_s, earlier_w, question.spec.tdp_w)
+    energy_j, basis = _energy(phase_s, earlier_w, question.spec.tdp_w)
     return Plan(
         run_id=run_id,
         question=question,
         phase_s=phase_s,
         energy_j=energy_j,
-        energy_basis=energy_basis,
+        energy_basis=basis,
         kept=tuple(kept),
-        disk_bytes=num_snapshots * (weights_bytes + grid_bytes) + 2**20,
+        disk_bytes=is_training * (num_snapshots * weights_bytes + num_grids * grid_bytes + state_bytes) + 2**20,
     )
 
 
@@ -140,10 +160,28 @@ def _windows_s(question: Question, call_s: float) -> float:
     return max(preset.warmup_s, 3 * call_s) + min(preset.num_windows[0] * window_s, preset.max_duration_s)
 
 
+def _train_s(question: Question, step_s: float, earlier_w: Mapping[PhaseName, float]) -> float:
+    """Seconds of the training; 0 where joules end it and nothing tells the power."""
+    budget = question.budget
+    if budget.energy_j is not None:
+        return budget.energy_j / earlier_w["train_step"] if earlier_w.get("train_step") else 0.0
+    return budget.duration_s or (budget.num_images or 0) * step_s
+
+
+def _num_evaluations(question: Question, train_s: float, step_s: float) -> int:
+    """The untrained state's included."""
+    every = question.evaluate_every
+    if every is None:
+        return DEFAULT_NUM_EVALUATIONS + 1
+    every_s = every.duration_s or (every.num_images or 0) * step_s
+    return int(train_s / every_s) + 2
+
+
 def _quality_s(question: Question, image_s: float) -> float:
     num_images = max((metric.num_images for metric in question.metrics()), default=0)
-    num_sets = len(SNAPSHOT_FRACTIONS) + 2  # the snapshots, real train images, the reference
-    return num_images * (len(SNAPSHOT_FRACTIONS) * image_s + num_sets * _METRIC_S_PER_IMAGE)
+    num_scored = 0 if question.scores_while_training else DEFAULT_NUM_EVALUATIONS + 1
+    num_sets = num_scored + 2  # real train images, the reference
+    return num_images * (num_scored * image_s + num_sets * _METRIC_S_PER_IMAGE)
 
 
 def _matmul_macs_per_s(device: str) -> float:

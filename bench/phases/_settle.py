@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -12,9 +14,12 @@ from bench import __version__
 from bench.catalog import FoundDataset, FoundModel, find_dataset, find_model
 from bench.errors import UsageError
 from bench.machine import fingerprint, settle_device
+from bench.metrics._spec import MetricSpec
 from bench.phases._context import PRESETS, Question
 from bench.records import Machine, Precision, RunSpec
-from bench.units import Budget, format_bytes, parse_budget
+from bench.registry import suggest
+from bench.training.distributed import asked_world, own_device
+from bench.units import Goal, format_bytes, parse_budget, parse_goal, parse_interval
 from models._spec import Recipe
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -30,18 +35,19 @@ def settle(spec: RunSpec) -> Question:
     """
     model, dataset = find_model(spec.model), find_dataset(spec.dataset)
     resolution = _settle_resolution(spec, model, dataset)
-    if spec.size not in model.spec.sizes:
-        raise UsageError(f"--size '{spec.size}': {model.name} has {', '.join(model.spec.sizes)}.")
+    _check_size(spec, model)
     attention = _settle_attention(spec, model)
     recipe = model.spec.recipe(dataset.name, resolution, spec.size)
     discriminator = None if spec.discriminator is None else _find_discriminator(spec, model, resolution)
     if discriminator is not None:
         recipe = _paired_recipe(recipe, discriminator, discriminator.spec.recipe(dataset.name, resolution, spec.size))
-    device = settle_device(spec.device)
+    device = own_device(settle_device(spec.device))
+    spec = spec.model_copy(update={"num_processes": asked_world().size})
     precision = _settle_precision(spec.precision or recipe.precision, device)
     batch_size = spec.batch_size or recipe.batch_size
     _check_batch_fits(batch_size, resolution)
-    budget, train_for = _settle_budget(spec, recipe)
+    train_for = spec.train_for or PRESETS[spec.preset].train_for or f"{recipe.num_images}img"
+    _check_step(spec, batch_size, device)
     opened = None if spec.no_data else dataset.spec.open(resolution, dataset.path)
     settled = spec.model_copy(
         update={
@@ -53,7 +59,7 @@ def settle(spec: RunSpec) -> Question:
             "train_for": train_for,
         }
     )
-    return Question(
+    question = Question(
         spec=settled,
         resolution=resolution,
         batch_size=batch_size,
@@ -64,9 +70,11 @@ def settle(spec: RunSpec) -> Question:
         recipe=dataclasses.replace(recipe, batch_size=batch_size, precision=precision),
         found_dataset=dataset,
         dataset=opened,
-        budget=budget,
+        budget=parse_budget(train_for),
+        evaluate_every=None if spec.eval_every is None else parse_interval(spec.eval_every, "--eval-every"),
         preset=PRESETS[spec.preset],
     )
+    return dataclasses.replace(question, goal=_settle_goal(settled, question.metrics()))
 
 
 def run_id_of(question: Question, machine: Machine) -> str:
@@ -81,6 +89,7 @@ def run_id_of(question: Question, machine: Machine) -> str:
         "model_source": question.model.source_hash,
         "discriminator_source": None if question.discriminator is None else question.discriminator.source_hash,
         "data": None if question.dataset is None else question.dataset.protocol,
+        "weights": None if spec.weights is None else _hash_of(spec.weights),
         "harness": __version__,
         "machine": fingerprint(machine),
     }
@@ -91,6 +100,14 @@ def run_id_of(question: Question, machine: Machine) -> str:
         words.append(f"d-{question.discriminator.name}")
     parts = (*words, spec.size, question.found_dataset.name, str(question.resolution), device, digest)
     return "-".join(parts)
+
+
+def _hash_of(weights: str) -> str:
+    """SHA-256 of the file that --weights names."""
+    try:
+        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"--weights '{weights}' cannot be read: {error.strerror or error}.") from error
 
 
 def _settle_attention(spec: RunSpec, model: FoundModel) -> str | None:
@@ -151,13 +168,40 @@ def _settle_precision(precision: str, device: str) -> Precision:
     raise UsageError(f"--precision '{precision}' is unknown; write {', '.join(PRECISIONS)}.")
 
 
-def _settle_budget(spec: RunSpec, recipe: Recipe) -> tuple[Budget, str]:
-    """The training budget and its text: as asked, or the preset's, or the recipe's number of images."""
-    train_for = spec.train_for or PRESETS[spec.preset].train_for or f"{recipe.num_images}img"
-    budget = parse_budget(train_for)
-    if budget.energy_j is not None:
-        raise UsageError(f"--train-for {train_for}: the trainer cannot stop on joules yet; give images or time.")
-    return budget, train_for
+def _check_size(spec: RunSpec, model: FoundModel) -> None:
+    if spec.size not in model.spec.sizes:
+        raise UsageError(f"--size '{spec.size}': {model.name} has {', '.join(model.spec.sizes)}.")
+
+
+def _check_step(spec: RunSpec, batch_size: int, device: str) -> None:
+    """What the step's options ask of the device and of the batch."""
+    if spec.capture and device == "cpu":
+        raise UsageError("--capture records CUDA graphs, which a CPU does not have; leave it out.")
+    if spec.capture and spec.compile:
+        raise UsageError("--capture and --compile are two ways to speed up a step; give one of them.")
+    if spec.capture and spec.num_processes > 1:
+        raise UsageError("--capture and several processes do not go together yet; leave --capture out.")
+    num_parts = spec.num_processes * spec.num_accumulation_steps
+    if batch_size % num_parts:
+        raise UsageError(
+            f"--batch-size {batch_size} cannot be shared by {spec.num_processes} processes in "
+            f"{spec.num_accumulation_steps} parts each; give a multiple of {num_parts}."
+        )
+
+
+def _settle_goal(spec: RunSpec, metrics: Sequence[MetricSpec]) -> Goal | None:
+    """The goal, on a figure that this data set has."""
+    if spec.until is None:
+        return None
+    goal = parse_goal(spec.until)
+    figures = {name: figure.better for metric in metrics for name, figure in metric.figures.items()}
+    if goal.figure not in figures:
+        raise UsageError(f"--until '{spec.until}': {suggest(goal.figure, list(figures))}")
+    if (figures[goal.figure] == "lower") != goal.relation.startswith("<") or figures[goal.figure] is None:
+        raise UsageError(
+            f"--until '{spec.until}': {goal.figure} is better {figures[goal.figure] or 'in no direction'}."
+        )
+    return goal
 
 
 def _check_batch_fits(batch_size: int, resolution: int) -> None:

@@ -1,13 +1,15 @@
-"""Joules of a whole training: the segments between snapshots, each a window, summed; and codecarbon's opinion of them.
+"""Joules of a whole training: its stretches, each a window, summed over all sittings; and codecarbon's opinion of them.
 
-The snapshots and their evaluation are not part of it, as their seconds are not part of the training's. A segment
-without an energy makes the sum unknown: a sum that leaves something out is not the training's energy.
+Evaluations and checkpoints are not part of it, as their seconds are not part of the training's; an evaluation has a
+window of its own. A stretch without an energy makes the sum unknown: a sum that leaves something out is not the
+training's energy. Work that a kill threw away is not in it either; the record says how often that was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
+from typing import Any
 
 from bench.meters._spec import EnergySource, Meter
 from bench.meters.codecarbon import gap
@@ -18,64 +20,133 @@ from bench.phases._windows import counted, merged
 from bench.records import Quantity, Window, unknown
 
 SERIES = "train"
-_SOURCE = "energy counters at the synchronised edges of the segments between snapshots, summed"
+BESIDE = f"{SERIES}.beside"
+EVALUATION = f"{SERIES}.evaluation"
+STRETCH_S = 60.0
+BUDGET_STRETCH_S = 10.0  # where joules end the training; each stretch adds up to one period of the counter as an error
+_SOURCE = "energy counters at synchronised edges, summed over the training"
 _MIN_SECONDS_TO_COMPARE = 30.0
 _LARGEST_COMPARED_ERROR = 0.1  # a second opinion that is itself a guess checks nothing
 
 
 class TrainingWatch:
-    """Reads meters around the segments of a training; implements `bench.training.loop.Watch`."""
+    """Reads meters over a training; implements `bench.training.loop.Watch`.
+
+    The headline's meters are read at least every `stretch_s`, at a look, so that the joules so far are known; the
+    others, which cost more, at the edges of a segment only.
+
+    Args:
+        meters: those of the headline.
+        beside: second opinions on long stretches.
+        setup: what can be known of energy in this run.
+        stretch_s: how often a stretch is closed.
+        windows: of earlier sittings of the same training.
+    """
+
+    def __init__(
+        self,
+        meters: Mapping[str, Meter],
+        beside: Mapping[str, Meter],
+        setup: EnergySetup,
+        *,
+        stretch_s: float = STRETCH_S,
+        windows: Sequence[Window] = (),
+    ) -> None:
+        self._meters, self._beside, self._setup, self._stretch_s = meters, beside, setup, stretch_s
+        self._stretch, self._segment = _Span(self._meters), _Span(self._beside)
+        self.windows: list[Window] = list(windows)
+
+    def start(self, num_images_shown: int) -> None:
+        """The first edge of a segment; the device is idle."""
+        self._segment.start(num_images_shown)
+        self._stretch.start(num_images_shown)
+
+    def tick(self, num_images_shown: int) -> None:
+        """A moment between two steps at which the device is idle."""
+        for meter in (*self._meters.values(), *self._beside.values()):
+            meter.tick()
+        if self._stretch.age_s() >= self._stretch_s:
+            self._keep(SERIES, self._stretch.stop(num_images_shown))
+            self._stretch.start(num_images_shown)
+
+    def stop(self, num_images_shown: int) -> None:
+        """The last edge of a segment; the device is idle."""
+        self._keep(SERIES, self._stretch.stop(num_images_shown))
+        beside = self._segment.stop(num_images_shown)
+        if self._beside:
+            self._keep(BESIDE, beside)
+
+    def evaluation(self, work: Callable[[], None]) -> Window:
+        """Do the work of an evaluation between two reads of the headline's meters; its joules are booked apart."""
+        span = _Span(self._meters)
+        span.start(0)
+        work()
+        return self._keep(EVALUATION, span.stop(1))
+
+    def energy_j(self) -> float | None:
+        """Joules so far of the closed stretches, or None where a meter is missing or failed in one of them."""
+        if not self._setup.has_meter:
+            return None
+        return _total(counted(self.windows, SERIES), self._setup.sources).value if self.windows else 0.0
+
+    def _keep(self, series: str, fields: dict[str, Any]) -> Window:
+        self.windows.append(Window(series=series, index=len(self.windows), is_warmup=False, **fields))
+        return self.windows[-1]
+
+
+class _Span:
+    """From one read of some meters to the next."""
 
     def __init__(self, meters: Mapping[str, Meter]) -> None:
         self._meters = meters
         self._started_s = 0.0
         self._first_image = 0
-        self.windows: list[Window] = []
 
     def start(self, num_images_shown: int) -> None:
-        """The first edge of a segment; the device is idle."""
         self._first_image = num_images_shown
         for meter in self._meters.values():
             meter.start()
         self._started_s = perf_counter()
 
-    def tick(self) -> None:
-        """A moment between two steps."""
-        for meter in self._meters.values():
-            meter.tick()
+    def age_s(self) -> float:
+        return perf_counter() - self._started_s
 
-    def stop(self, num_images_shown: int) -> None:
-        """The last edge of a segment; the device is idle."""
-        duration_s = perf_counter() - self._started_s
+    def stop(self, num_images_shown: int) -> dict[str, Any]:
+        """The fields of a window."""
+        duration_s = self.age_s()
         readings = [meter.stop() for meter in self._meters.values()]
-        self.windows.append(
-            Window(
-                series=SERIES,
-                index=len(self.windows),
-                is_warmup=False,
-                num_units=num_images_shown - self._first_image,
-                duration_s=duration_s,
-                **merged(readings),
-            )
-        )
+        return {"num_units": num_images_shown - self._first_image, "duration_s": duration_s, **merged(readings)}
 
 
-def train_energy(windows: Sequence[Window], setup: EnergySetup, meters: Mapping[str, Meter]) -> dict[str, Quantity]:
+def train_energy(windows: Sequence[Window], setup: EnergySetup, beside: Mapping[str, Meter]) -> dict[str, Quantity]:
     """`train_energy_j`, `train_energy_net_j`, `train_energy_j_per_image`, and the second opinions with their gaps.
 
     Args:
-        windows: the segments and the idle windows `train.idle`.
-        meters: all that watched, the second opinions among them.
+        windows: the stretches, the idle windows `train.idle`, and the segments of the meters `beside`.
+        beside: the second opinions.
     """
-    segments = counted(list(windows), SERIES)
-    gross = _gross(segments, setup)
+    stretches = counted(list(windows), SERIES)
+    gross = energy_so_far(windows, setup)
     idle_w = idle_power(counted(list(windows), f"{SERIES}.idle"), setup)
     figures = {
         "train_energy_j": gross,
-        "train_energy_net_j": _net(gross, segments, idle_w),
-        "train_energy_j_per_image": _scaled(gross, 1 / max(1, sum(each.num_units for each in segments)), "J/image"),
+        "train_energy_net_j": _net(gross, stretches, idle_w),
+        "train_energy_j_per_image": _scaled(gross, 1 / max(1, sum(each.num_units for each in stretches)), "J/image"),
     }
-    return figures | _second_opinion(segments, setup, meters)
+    evaluations = counted(list(windows), EVALUATION)
+    if evaluations:
+        figures["evaluation_energy_j"] = _gross(evaluations, setup)
+    return figures | _second_opinion(stretches, counted(list(windows), BESIDE), setup, beside)
+
+
+def energy_so_far(windows: Sequence[Window], setup: EnergySetup) -> Quantity:
+    """Joules of the training up to now, evaluations apart."""
+    return _gross(counted(list(windows), SERIES), setup)
+
+
+def evaluation_energy(window: Window, setup: EnergySetup) -> Quantity:
+    """Joules of one evaluation."""
+    return _gross([window], setup)
 
 
 def _gross(segments: Sequence[Window], setup: EnergySetup) -> Quantity:
@@ -134,17 +205,19 @@ def _scaled(quantity: Quantity, factor: float, unit: str) -> Quantity:
     return quantity.model_copy(update={"unit": unit} | {name: each * factor for name, each in ends.items()})
 
 
-def _second_opinion(segments: Sequence[Window], setup: EnergySetup, meters: Mapping[str, Meter]) -> dict[str, Quantity]:
-    """What cross-check meters said of the same segments, and how far they are from ours."""
+def _second_opinion(
+    stretches: Sequence[Window], segments: Sequence[Window], setup: EnergySetup, beside: Mapping[str, Meter]
+) -> dict[str, Quantity]:
+    """What the others said of the same time, and how far they are from ours."""
     figures: dict[str, Quantity] = {}
-    for meter in meters.values():
+    for meter in beside.values():
         for reading, source in meter.energy_sources().items():
             if source.is_cross_check:
                 theirs = _total(segments, {reading: source})
                 figures[reading] = theirs
                 ours = {name: own for name, own in setup.sources.items() if own.part == source.part}
                 if source.systematic <= _LARGEST_COMPARED_ERROR:
-                    figures[reading.replace("_energy_j", "_gap")] = _gap(segments, ours, theirs)
+                    figures[reading.replace("_energy_j", "_gap")] = _gap(stretches, ours, theirs)
     return figures
 
 

@@ -1,15 +1,17 @@
 """Images per second of one whole optimiser step: discriminator with its penalty, generator, both Adams, EMA.
 
 The batch is prepared beforehand and stays on the device: this is the step, not the data loader; the `train` phase
-reports the share of time spent waiting for data.
+reports the share of time spent waiting for data. Of several processes the throughput is the whole batch's.
 """
 
 from __future__ import annotations
 
 from bench.phases._context import Context, Outcome
 from bench.phases._energy import energy_protocol, energy_quantities, lengthened, measure_idle, setup_of
+from bench.phases._job_energy import whose
 from bench.phases._replay import replay, replay_quantities
 from bench.phases._roofline import roofline
+from bench.phases._shared_windows import SharedWork
 from bench.phases._windows import TimedWork, drift, measure_throughput, peak_memory, rate, verdict, window_protocol
 from bench.training.images import to_networks
 from bench.training.step import Trainer
@@ -23,10 +25,18 @@ def measure(context: Context) -> Outcome:
     trainer, timed = _step(context)
     setup = setup_of(context)
     preset = lengthened(question.preset, setup)
-    idle_before = measure_idle(setup, context, "train_step")
-    windows = measure_throughput(timed, preset)
-    idle = idle_before + measure_idle(setup, context, "train_step")
-    parts = replay(trainer, question, timed, setup)
+    if isinstance(timed, SharedWork):
+        if not context.world.is_first:
+            timed.follow()
+            return Outcome()
+        windows = measure_throughput(timed, preset)
+        timed.release()
+        idle, parts = [], []  # of one process alone they would not be the job's
+    else:
+        idle = measure_idle(setup, context, "train_step")
+        windows = measure_throughput(timed, preset)
+        idle += measure_idle(setup, context, "train_step")
+        parts = replay(trainer, question, timed, setup)
     throughput = rate(windows, "train_step")
     status, reason = verdict({"train_images_per_s": throughput}, question.preset, [drift(windows, "train_step")])
     shares = roofline(
@@ -45,7 +55,7 @@ def measure(context: Context) -> Outcome:
             "peak_memory_bytes": peak_memory(windows),
             **shares.quantities,
             **energy_quantities("train_step", windows + idle, "train_step", setup),
-            **replay_quantities(windows + parts, setup, batch_size=question.batch_size),
+            **(replay_quantities(windows + parts, setup, batch_size=question.batch_size) if parts else {}),
         },
         protocol={
             **shares.protocol,
@@ -60,14 +70,9 @@ def measure(context: Context) -> Outcome:
 def _step(context: Context) -> tuple[Trainer, TimedWork]:
     """A trainer, and its step on one batch that stays on the device."""
     question = context.question
-    trainer = Trainer(
-        question.build(question.device),
-        question.recipe,
-        device=question.device,
-        precision=question.precision,
-        seed=question.spec.seed,
-    )
-    real = to_networks(question.real_batch(), question.device)
+    trainer = question.trainer(context.world)
+    share = question.real_batch()[context.world.share_of(question.batch_size)]
+    real = to_networks(share, question.device)
     timed = TimedWork(
         series="train_step",
         work=lambda: trainer.step(real),
@@ -75,4 +80,7 @@ def _step(context: Context) -> tuple[Trainer, TimedWork]:
         device=question.device,
         meters=context.meters,
     )
-    return trainer, timed
+    if context.world.is_alone:
+        return trainer, timed
+    own = whose(context.machine, context.meters)
+    return trainer, SharedWork(**vars(timed), world=context.world, own=own)

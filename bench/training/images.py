@@ -20,8 +20,12 @@ from bench.training.randomness import latents
 
 def to_networks(images: Images, device: str) -> Tensor:
     """uint8 [b, 3, h, w] → float32 in [-1, 1] on the device; uint8 travels, the device normalises."""
-    shipped = torch.from_numpy(images).to(device, non_blocking=True)
-    return shipped.float().div_(127.5).sub_(1)
+    return normalised(torch.from_numpy(images).to(device, non_blocking=True))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 [b, 3, h, w] → float32 in [-1, 1], where they lie."""
+    return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Images:

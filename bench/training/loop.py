@@ -1,35 +1,32 @@
-"""Training to a budget. Progress is counted in images shown; snapshots and the log are kept on that axis.
+"""Training to a budget. Progress is counted in images shown; evaluations, checkpoints and the log are on that axis.
 
-Losses stay on the device and are averaged there; they are read once per `LOG_EVERY_STEPS`, because reading one forces a
-synchronisation, which would spoil the speed that is reported.
+Nothing is read from the device but once per `LOOK_EVERY_STEPS`. The loop knows neither files nor metrics: it says when
+an evaluation or a checkpoint is due, with the device idle, and the phase does it. Their seconds are booked apart.
+
+Several processes must decide alike. The clock, the joules and the signal are process 0's, told to the others at each
+look, and so an evaluation that is due by time comes at a look.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from bench.datasets._spec import Images, ImageSet
-from bench.errors import BenchError
-from bench.store import storage_errors
-from bench.training.images import to_networks
-from bench.training.randomness import training_order
+from bench.errors import BenchError, InterruptedRunError
+from bench.training.bar import ProgressBar
+from bench.training.feed import Feed
+from bench.training.log import Sink
+from bench.training.losses import LossMeans
+from bench.training.signals import StopRequest
 from bench.training.step import Trainer
 from bench.units import Budget
 
-LOG_EVERY_STEPS = 10
-SNAPSHOT_FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
+LOOK_EVERY_STEPS = 10
+DEFAULT_NUM_EVALUATIONS = 3  # of a budget, besides the untrained state
 
 
 class Watch(Protocol):
@@ -39,190 +36,210 @@ class Watch(Protocol):
         """A segment begins."""
         ...
 
-    def tick(self) -> None:
-        """Between two steps, every LOG_EVERY_STEPS of them: a counter that wraps can be read."""
+    def tick(self, num_images_shown: int) -> None:
+        """A look has just been taken, so the device is idle: a counter can be read."""
         ...
 
     def stop(self, num_images_shown: int) -> None:
-        """The segment ends, because a snapshot is due."""
+        """The segment ends, because an evaluation or a checkpoint is due."""
+        ...
+
+    def energy_j(self) -> float | None:
+        """Joules of the training so far, as of the last closed stretch; None where no meter tells."""
         ...
 
 
 @dataclass
-class TrainingTimes:
-    """Seconds, summed over the run. `train_s` is the loop without its snapshots; waiting for data is part of it."""
+class Progress:
+    """What the loop remembers, across a resume too. Seconds are sums over all sittings.
+
+    Attributes:
+        train_s: the loop without evaluations and checkpoints; waiting for data is part of it.
+        num_evaluations: done so far, the untrained state's included.
+        is_met: the goal was reached.
+    """
 
     train_s: float = 0.0
     data_wait_s: float = 0.0
-    snapshot_s: float = 0.0
-    last_losses: dict[str, float] = field(default_factory=dict)
+    evaluation_s: float = 0.0
+    checkpoint_s: float = 0.0
+    num_evaluations: int = 0
+    is_met: bool = False
+    last_losses: dict[str, float | None] = field(default_factory=dict)
+    num_nonfinite: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return asdict(self)
 
 
-def train(
-    trainer: Trainer,
-    images: ImageSet,
-    *,
-    budget: Budget,
-    batch_size: int,
-    log_path: Path,
-    snapshot: Callable[[TrainingTimes], None],
-    watch: Watch | None = None,
-) -> TrainingTimes:
-    """Train until the budget is used up.
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What surrounds the loop. It calls the first three with the device idle, in every process.
+
+    Attributes:
+        evaluate: keep a snapshot, score it if that is wanted → whether the training may end (its goal is met).
+        checkpoint: save all that the rest of the training depends on.
+        diverged: keep a dump of the state and the last batch.
+        sinks: take the log's lines.
+        watch: reads the meters.
+        stop: whether a signal has asked to stop.
+    """
+
+    evaluate: Callable[[Progress], bool]
+    checkpoint: Callable[[Progress], None]
+    diverged: Callable[[Progress, Tensor], None]
+    sinks: Sequence[Sink]
+    watch: Watch
+    stop: StopRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """When things are due.
+
+    Attributes:
+        budget: how long to train.
+        evaluate_every: in images, seconds or joules; also at 0 and at the end.
+        checkpoint_every: in images or seconds since the last one.
+    """
+
+    budget: Budget
+    evaluate_every: Budget
+    checkpoint_every: Budget
+
+    @staticmethod
+    def thirds(budget: Budget) -> Budget:
+        """The evaluations of a training that was not asked for any: at thirds of its budget."""
+        share = {name: value / DEFAULT_NUM_EVALUATIONS for name, value in asdict(budget).items() if value is not None}
+        return Budget(**share)
+
+
+class Loop:
+    """One sitting of a training.
 
     Args:
-        snapshot: called with the trainer idle at each of SNAPSHOT_FRACTIONS of the budget, the untrained state
-            first; its time is kept apart and does not count against the budget.
-        watch: told when a segment between two snapshots begins and ends.
-        log_path: JSONL, one line per LOG_EVERY_STEPS with the means of the losses over those steps.
-
-    Raises:
-        BenchError: a loss is no longer finite; the message says after how many images.
-        StorageError: the log cannot be written.
+        feed: the batches, from `trainer.num_images_shown` on.
+        progress: a new one, or that of the checkpoint the trainer was restored from.
     """
-    times, losses, segment = TrainingTimes(), _LossMeans(), _Segment(watch)
-    pending = list(SNAPSHOT_FRACTIONS)
-    with _Log(log_path) as log, _progress_bar(budget) as bar, _Prefetch(images, trainer.seed, batch_size) as batches:
-        while pending:
-            used = _fraction_used(budget, trainer.num_images_shown, times.train_s)
-            is_snapshot_due = used >= pending[0]
-            if losses.num_steps == LOG_EVERY_STEPS or (losses.num_steps and is_snapshot_due):
-                read_started = perf_counter()
-                times.last_losses = losses.read(trainer.num_images_shown)  # synchronises: part of the training
-                times.train_s += perf_counter() - read_started
-                log.write({"images_shown": trainer.num_images_shown, "duration_s": times.train_s} | times.last_losses)
-                _show_progress(bar, budget, trainer.num_images_shown, times)
-                segment.tick()
-            if is_snapshot_due:
-                segment.end(trainer.num_images_shown)
-                snapshot_started = perf_counter()
-                snapshot(times)
-                times.snapshot_s += perf_counter() - snapshot_started
-                pending = [fraction for fraction in pending if fraction > used]
-                continue
-            segment.begin(trainer.num_images_shown)
-            step_started = perf_counter()
-            batch = batches.next()
-            times.data_wait_s += perf_counter() - step_started
-            losses.add(trainer.step(to_networks(batch, trainer.device)))
-            times.train_s += perf_counter() - step_started
-    return times
 
+    def __init__(self, trainer: Trainer, feed: Feed, pace: Pace, progress: Progress, hooks: Hooks) -> None:
+        self._trainer, self._feed, self._pace, self.progress, self._hooks = trainer, feed, pace, progress, hooks
+        self._watch = hooks.watch
+        self._losses = LossMeans(trainer)
+        self._is_watched = False
+        self._is_asked_to_stop = False
+        self._clock_s = progress.train_s  # process 0's training seconds, as all processes know them
+        self._energy_j = hooks.watch.energy_j()
+        self._saved_at = (trainer.num_images_shown, progress.train_s)
+        self._bar = ProgressBar(pace.budget, trainer.num_images_shown, progress.train_s)
 
-def _fraction_used(budget: Budget, num_images_shown: int, train_s: float) -> float:
-    """Share of the budget used so far, 0 … 1 and above."""
-    if budget.num_images is not None:
-        return num_images_shown / budget.num_images
-    if budget.duration_s is not None:
-        return train_s / budget.duration_s
-    raise BenchError("The trainer cannot stop on joules yet; give --train-for in images or time.")
+    def run(self) -> Progress:
+        """Train until the budget is used up or the goal is met.
 
+        Raises:
+            DivergedError: too many updates in a row were not finite; a dump was kept.
+            InterruptedRunError: a signal asked to stop; a checkpoint was kept.
+            StorageError: the log or a snapshot cannot be written.
+        """
+        trainer, batch = self._trainer, None
+        with self._bar:
+            while True:
+                if self._losses.num_steps == LOOK_EVERY_STEPS:
+                    self._look(batch)
+                is_over = self._spent(self._pace.budget) >= 1
+                is_due = is_over or self._spent(self._pace.evaluate_every) >= self.progress.num_evaluations
+                if is_due and self._losses.num_steps:
+                    self._look(batch)
+                if is_due:
+                    self._evaluate()
+                    if is_over or self.progress.is_met:
+                        return self.progress
+                    continue
+                if self._is_asked_to_stop or self._is_checkpoint_due():
+                    self._checkpoint()
+                    self._leave_if_asked()
+                if not self._is_watched:
+                    self._watch.start(trainer.num_images_shown)
+                    self._is_watched = True
+                started = perf_counter()
+                batch = self._feed.next()
+                self.progress.data_wait_s += perf_counter() - started
+                self._losses.add(trainer.step(batch))
+                self._book(perf_counter() - started)
+                if trainer.world.is_alone:
+                    self._is_asked_to_stop = self._hooks.stop.is_set
 
-class _Segment:
-    """Whether a segment is being watched; without a watch, nothing."""
+    def _look(self, batch: Tensor | None) -> None:
+        """Read the losses, which waits for the device: part of the training."""
+        trainer, progress = self._trainer, self.progress
+        started = perf_counter()
+        try:
+            look = self._losses.look()
+        except BenchError:
+            self._close_segment()
+            assert batch is not None
+            self._hooks.diverged(progress, batch)
+            raise
+        progress.last_losses, progress.num_nonfinite = look.means, look.num_nonfinite
+        self._watch.tick(trainer.num_images_shown)
+        self._book(perf_counter() - started)
+        self._energy_j = self._watch.energy_j()
+        if not trainer.world.is_alone:
+            self._clock_s, self._energy_j, self._is_asked_to_stop = trainer.world.gathered(
+                (progress.train_s, self._energy_j, self._hooks.stop.is_set)
+            )[0]
+        counts = {f"num_nonfinite_{name}": float(count) for name, count in look.num_nonfinite.items() if count}
+        line = {"images_shown": trainer.num_images_shown, "duration_s": progress.train_s}
+        energy = {} if self._energy_j is None else {"energy_j": self._energy_j}
+        for sink in self._hooks.sinks:
+            sink.write({**line, **energy, **look.means, **counts})
+        self._bar.show(trainer.num_images_shown, progress.train_s, self._energy_j)
 
-    def __init__(self, watch: Watch | None) -> None:
-        self._watch = watch
-        self._is_open = False
+    def _evaluate(self) -> None:
+        self._close_segment()
+        started = perf_counter()
+        self.progress.is_met = self._hooks.evaluate(self.progress)
+        # the next one lies beyond where the training is now, even if a step went past several
+        self.progress.num_evaluations = int(self._spent(self._pace.evaluate_every)) + 1
+        self.progress.evaluation_s += perf_counter() - started
 
-    def begin(self, num_images_shown: int) -> None:
-        if self._watch is not None and not self._is_open:
-            self._watch.start(num_images_shown)
-            self._is_open = True
+    def _is_checkpoint_due(self) -> bool:
+        every = self._pace.checkpoint_every
+        if every.num_images is not None:
+            return self._trainer.num_images_shown - self._saved_at[0] >= every.num_images
+        return self._clock_s - self._saved_at[1] >= (every.duration_s or 0)
 
-    def tick(self) -> None:
-        if self._watch is not None and self._is_open:
-            self._watch.tick()
+    def _checkpoint(self) -> None:
+        self._close_segment()
+        started = perf_counter()
+        self._hooks.checkpoint(self.progress)
+        self._saved_at = (self._trainer.num_images_shown, self._clock_s)
+        self.progress.checkpoint_s += perf_counter() - started
 
-    def end(self, num_images_shown: int) -> None:
-        if self._watch is not None and self._is_open:
-            self._watch.stop(num_images_shown)
-            self._is_open = False
-
-
-class _Log:
-    """JSONL, one flushed line at a time, so that a killed run keeps what it had logged. Raises StorageError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with storage_errors(path):
-            self._file = path.open("w", encoding="utf-8", buffering=1)
-
-    def write(self, line: dict[str, float]) -> None:
-        with storage_errors(self._path):
-            self._file.write(json.dumps(line) + "\n")
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-class _LossMeans:
-    """Sums losses on the device; `read` synchronises, returns means and starts again."""
-
-    def __init__(self) -> None:
-        self.num_steps = 0
-        self._sums: dict[str, Tensor] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():  # a penalty or the generator's update may be due in some steps only
-            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
-            self._counts[name] += 1
-        self.num_steps += 1
-
-    def read(self, num_images_shown: int) -> dict[str, float]:
-        names = list(self._sums)
-        sums = torch.stack([self._sums[name].float() for name in names]).tolist()
-        result = {name: total / self._counts[name] for name, total in zip(names, sums, strict=True)}
-        self.num_steps, self._sums, self._counts = 0, {}, Counter()
-        broken = [name for name, mean in result.items() if not math.isfinite(mean)]
-        if broken:
-            raise BenchError(
-                f"The training diverged: the loss '{broken[0]}' was not finite within the last {LOG_EVERY_STEPS} steps "
-                f"before image {num_images_shown}; train.jsonl holds the steps before."
+    def _leave_if_asked(self) -> None:
+        if self._is_asked_to_stop:
+            raise InterruptedRunError(
+                f"Stopped by a signal after {self._trainer.num_images_shown} images; the same command goes on from the "
+                "last checkpoint."
             )
-        return result
 
+    def _close_segment(self) -> None:
+        if self._is_watched:
+            self._watch.stop(self._trainer.num_images_shown)
+            self._energy_j = self._trainer.world.agreed(self._watch.energy_j())
+        self._is_watched = False
 
-class _Prefetch:
-    """Reads the next batch in one thread while the present one is trained on; the order is the sampler's."""
+    def _book(self, duration_s: float) -> None:
+        self.progress.train_s += duration_s
+        if self._trainer.world.is_alone:
+            self._clock_s = self.progress.train_s
 
-    def __init__(self, images: ImageSet, seed: int, batch_size: int) -> None:
-        self._images, self._seed, self._batch_size = images, seed, batch_size
-        self._position = 0
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._ahead: Future[Images] = self._submit()
-
-    def _submit(self) -> Future[Images]:
-        indices = training_order(len(self._images), self._seed, self._position, self._batch_size)
-        self._position += self._batch_size
-        return self._pool.submit(self._images.read, indices)
-
-    def next(self) -> Images:
-        batch, self._ahead = self._ahead.result(), self._submit()
-        return batch
-
-    def __enter__(self) -> _Prefetch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _progress_bar(budget: Budget) -> tqdm[Iterator[None]]:
-    """A bar in kimg or seconds on stderr, silent where that is not a terminal."""
-    tqdm.monitor_interval = 0  # no thread of ours beside the training
-    total = budget.num_images / 1000 if budget.num_images is not None else budget.duration_s
-    unit = "kimg" if budget.num_images is not None else "s"
-    form = "{desc} {percentage:3.0f}% |{bar:24}| {n:.1f}/{total:.1f} {unit}, {remaining} left{postfix}"
-    return tqdm(total=total, unit=unit, desc="train", bar_format=form, disable=None, leave=False, mininterval=0.5)
-
-
-def _show_progress(bar: tqdm[Iterator[None]], budget: Budget, num_images_shown: int, times: TrainingTimes) -> None:
-    done = num_images_shown / 1000 if budget.num_images is not None else times.train_s
-    rate = num_images_shown / times.train_s
-    bar.set_postfix_str(f"{num_images_shown / 1000:.1f} kimg, {rate:.0f} images/s", refresh=False)
-    bar.update(min(done, bar.total) - bar.n)
+    def _spent(self, budget: Budget) -> float:
+        """How many times that budget was used so far."""
+        if budget.num_images is not None:
+            return self._trainer.num_images_shown / budget.num_images
+        if budget.duration_s is not None:
+            return self._clock_s / budget.duration_s
+        assert budget.energy_j is not None
+        return (self._energy_j or 0.0) / budget.energy_j
