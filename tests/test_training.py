@@ -316,3 +316,26 @@ def test_weights_come_back_the_same_and_another_network_is_refused(trainer, tmp_
         load_weights(path, trainer.ema)
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_weights(tmp_path / "absent.safetensors", trainer.ema)
+
+
+@pytest.mark.parametrize("name", ["ladagan", "stylegan2"])
+@pytest.mark.parametrize(
+    ("precision", "options", "tolerance"),
+    [("fp32", {"channels_last": True}, 1e-3), ("bf16", {}, 0.1), ("fp32", {"num_accumulation_steps": 1}, 0.0)],
+    ids=["channels_last", "bf16", "plain"],
+)
+def test_each_way_to_compute_a_step_has_the_losses_of_the_plain_one(name, precision, options, tolerance):
+    spec = find_model(name).spec
+    found = []
+    for way in (("fp32", {}), (precision, options)):
+        torch.manual_seed(0)
+        trainer = Trainer(
+            spec.build(32, "tiny"), spec.recipe("scenes", 32, "tiny"), device="cpu", precision=way[0], seed=3,
+            options=StepOptions(**way[1]),
+        )  # fmt: skip
+        real = torch.rand(4, 3, 32, 32, generator=torch.manual_seed(1)) * 2 - 1
+        found.append([trainer.step(real) for _ in range(2)])
+    for plain, other in zip(*found, strict=True):
+        assert plain.keys() == other.keys()
+        for loss, value in plain.items():
+            assert float(other[loss]) == pytest.approx(float(value), abs=tolerance * max(1.0, abs(float(value)))), loss
