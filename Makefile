@@ -18,8 +18,9 @@ demo: $(READY)
 	$(BIN)/bench run
 	$(BIN)/bench report
 
+# Two workers, one file at a time each: a test's own subprocesses and ratios stay on one core.
 test: $(READY)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/pytest -q -m slow
