@@ -164,8 +164,9 @@ def test_a_set_can_be_sent_to_another_process(photos: Path) -> None:
 
 
 def test_a_linked_folder_is_not_followed_and_a_linked_file_is_read(photos: Path) -> None:
-    (photos / "b" / "loop").symlink_to(photos, target_is_directory=True)
+    (photos / "b" / "again").symlink_to(photos / "c d", target_is_directory=True)
     (photos / "link.png").symlink_to(photos / "a.png")
+    (photos / "notes").symlink_to(photos / "nothing")
     opened = SPEC.open(32, str(photos))
     assert len(opened.train) + len(opened.reference) == len(NAMES) + 1
 

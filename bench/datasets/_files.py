@@ -11,12 +11,12 @@ opened on first use in each process. Nothing is ever extracted.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import stat
-import zipfile
-import zlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,13 +26,11 @@ import numpy as np
 from pydantic import JsonValue
 
 from bench.datasets._images import EncodedImages, Preparation, PreparedImages
+from bench.datasets._safe_zip import open_zip, read_entry
 from bench.datasets._spec import Indices, OpenDataset
 from bench.errors import BenchError, MissingDataError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MAX_ZIP_ENTRY_BYTES = 2**29
-"""Largest entry that is unpacked into memory: twice the bytes of the largest image that is decoded, as a bitmap."""
-
 _MANIFEST = "SHA-256 over one line per file, sorted by name: relative path, tab, size in bytes"
 
 
@@ -58,25 +56,30 @@ class PerProcess(Generic[Handle]):
         self._opener = opener
         self._handle: Handle | None = None
         self._pid = -1
+        self._opening = threading.Lock()  # several threads may read; LMDB refuses to be opened twice
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PerProcess, (self._opener,)
 
     def get(self) -> Handle:
         """This process's handle."""
-        if self._handle is None or self._pid != os.getpid():
-            if self._handle is not None:
-                self._handle.close()  # inherited by fork: this closes our copy, the parent keeps its own
-            self._handle = self._opener()
-            self._pid = os.getpid()
-        return self._handle
+        handle = self._handle
+        if handle is not None and self._pid == os.getpid():
+            return handle
+        with self._opening:
+            if self._handle is None or self._pid != os.getpid():
+                if self._handle is not None:
+                    self._handle.close()  # inherited by fork: this closes our copy, the parent keeps its own
+                self._handle = self._opener()
+                self._pid = os.getpid()
+            return self._handle
 
 
 class FolderImages:
     """The image files below a folder, sorted by relative path; hidden files and linked folders are left out.
 
     Raises:
-        BenchError: a sub-folder cannot be listed, or a link leads nowhere.
+        BenchError: a sub-folder cannot be listed, a link to an image leads nowhere, or links form a loop.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,16 +105,35 @@ class FolderImages:
 
 def _walk(folder: Path) -> Iterable[tuple[str, int]]:
     """(relative POSIX path, size in bytes) of every image file below, in no order."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=False):  # links to folders may be loops
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in filter(_is_image_name, files):
+        for name in folders:
+            _refuse_loop(Path(parent, name))
+        for name in files:
             path = Path(parent, name)
+            if not _is_image_name(name):
+                _refuse_loop(path)
+                continue
             try:
                 status = path.stat()
             except OSError as error:
                 raise BenchError(f"The file '{path}' cannot be read ({error.strerror}).") from error
             if stat.S_ISREG(status.st_mode):
                 yield path.relative_to(folder).as_posix(), status.st_size
+
+
+def _refuse_loop(path: Path) -> None:
+    """Raises BenchError for a link to a folder that it lies in, or to itself: no folder is meant to hold itself."""
+    if not path.is_symlink():
+        return
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: what Python before 3.13 raises for a loop
+        if isinstance(error, OSError) and error.errno != errno.ELOOP:
+            return  # leads nowhere; it is not an image, so nothing is missed
+        raise BenchError(f"The link '{path}' leads back to itself: remove it.") from error
+    if target in path.parent.resolve().parents or target == path.parent.resolve():
+        raise BenchError(f"The link '{path}' is a loop, because it leads back to '{target}': remove it.")
 
 
 def _refuse(error: OSError) -> None:
@@ -126,19 +148,13 @@ class ZipImages:
     """The image files in a ZIP archive, sorted by name; a first folder named like the archive is not part of the names.
 
     Raises:
-        BenchError: the archive is damaged, or holds a name that leads out of it (which is a sign of a forged archive).
+        BenchError: the archive is damaged or looks forged; see `_safe_zip`.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._archive = PerProcess(functools.partial(zipfile.ZipFile, path))
-        try:
-            infos = self._archive.get().infolist()
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError) as error:
-            raise BenchError(f"The archive '{path}' cannot be read ({error}): fetch it again.") from error
-        for info in infos:
-            if info.filename.startswith("/") or ".." in PurePosixPath(info.filename).parts or "\\" in info.filename:
-                raise BenchError(f"The archive '{path}' is refused: its entry '{info.filename}' leads out of it.")
+        self._archive = PerProcess(functools.partial(open_zip, path))
+        infos = self._archive.get().infolist()
         entries = {info.filename: info.file_size for info in infos if _is_visible_image(info.filename)}
         first_folder = f"{path.stem}/"
         self._prefix = first_folder if entries and all(name.startswith(first_folder) for name in entries) else ""
@@ -150,14 +166,7 @@ class ZipImages:
 
     def encoded(self, position: int) -> bytes:
         """The unpacked bytes of the entry. Raises BenchError where it is damaged, encrypted or too large."""
-        if self.sizes_bytes[position] > MAX_ZIP_ENTRY_BYTES:
-            raise BenchError(f"{self.label(position)} unpacks to {self.sizes_bytes[position]:,} bytes and is refused.")
-        try:
-            return self._archive.get().read(self._prefix + self.names[position])
-        except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, zlib.error) as error:
-            raise BenchError(
-                f"{self.label(position)} cannot be unpacked ({error}): fetch the archive again."
-            ) from error
+        return read_entry(self._archive.get(), self._prefix + self.names[position], self.label(position))
 
     def label(self, position: int) -> str:
         """The entry and its archive in quotes."""
@@ -252,7 +261,9 @@ def data_folder(name: str) -> Path:
     return Path(os.environ.get("BENCH_DATA") or "data").expanduser().absolute() / name
 
 
-def missing(name: str, files: str, size: str, page: str, put: str = "it") -> MissingDataError:
+def missing(
+    name: str, files: str, size: str, page: str, put: str = "it", *, can_download: bool = False
+) -> MissingDataError:
     """The one sentence for files that are not here.
 
     Args:
@@ -261,9 +272,11 @@ def missing(name: str, files: str, size: str, page: str, put: str = "it") -> Mis
         size: how much that is, for example `170 MB`.
         page: its official page.
         put: what goes into the folder, where that is not the very file.
+        can_download: whether `_download.py` knows the link.
     """
+    command = f"run `bench data prepare {name} --download`, or " if can_download else ""
     return MissingDataError(
-        f"The files of --dataset {name} are not here: fetch {files} ({size}) from {page} and put {put} into "
+        f"The files of --dataset {name} are not here: {command}fetch {files} ({size}) from {page} and put {put} into "
         f"'{data_folder(name)}' (BENCH_DATA names another data folder than ./data), or give --no-data, which measures "
         "everything but quality."
     )

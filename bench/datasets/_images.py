@@ -31,7 +31,7 @@ MAX_PIXELS = 89_478_485
 CACHE_LIMIT_BYTES = BYTES_PER_GIB
 """A split whose prepared images fit in here is decoded once per process and then read from memory."""
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 """What Pillow raises on a damaged file; `ImageFile.ImageFile.__init__` takes the same list for broken data."""
 
 
@@ -112,7 +112,7 @@ def _decode(encoded: bytes, label: str) -> Image.Image:
             f"{label} is refused as a decompression bomb, because more than {MAX_PIXELS:,} pixels are never decoded "
             f"({error}): remove it or scale it down."
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BenchError(f"{label} is truncated or damaged ({error}): remove or replace it.") from error
 
 

@@ -27,6 +27,7 @@ from bench.datasets._files import (
     split_by_hash,
 )
 from bench.datasets._images import Preparation
+from bench.datasets._shards import open_prepared
 from bench.datasets._spec import DatasetSpec, OpenDataset
 from bench.errors import BenchError
 
@@ -38,13 +39,16 @@ _OFFICIAL = "official: train is partition 0; reference is partitions 1 and 2 (va
 
 
 def _open(resolution: int, _path: str | None) -> OpenDataset:
-    """The aligned images.
+    """What was prepared, else the aligned images.
 
     Raises:
-        MissingDataError: they are not here.
+        MissingDataError: neither is here.
         BenchError: the partition file does not fit them.
     """
     check_resolution(_NAME, resolution, SPEC.resolutions)
+    prepared = open_prepared(_NAME, resolution)
+    if prepared is not None:
+        return prepared
     folder = data_folder(_NAME)
     source = find_tree(folder, _TREE)
     if source is None or len(source) < 2:

@@ -7,24 +7,27 @@ at https://www.cs.toronto.edu/~kriz/cifar.html, the MD5 of each batch is the one
 
 The batches are Python 2 pickles. A pickle can run any code, so each file's MD5 is checked before it is read, and the
 unpickler replaces the three NumPy names that the files need by inert stand-ins and refuses every other. (NumPy's own
-classes would also warn at these files since 2.4: https://github.com/pytorch/vision/issues/9340.)
+classes would also warn at these files since 2.4: https://github.com/pytorch/vision/issues/9340.) Nothing is extracted;
+an archive with a link, a name that leads out of it, or more bytes than the published 186 MB and a margin is refused.
 Deliberate difference: labels are not read, these GANs are unconditional.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import pickle
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
 
 import numpy as np
 
 from bench.datasets._files import check_resolution, data_folder, missing
+from bench.datasets._shards import open_prepared
 from bench.datasets._spec import DatasetSpec, Images, Indices, OpenDataset
 from bench.errors import BenchError
 
@@ -32,6 +35,7 @@ _ARCHIVE = "cifar-10-python.tar.gz"
 _FOLDER = "cifar-10-batches-py"
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _TEST_BATCH = "test_batch"
+_MAX_UNPACKED_BYTES = 2**28  # 186 MB are published
 _PUBLISHED_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -101,26 +105,65 @@ def _images_of(batch: bytes, label: str) -> Images:
         raise BenchError(f"{label} is not a CIFAR-10 batch ({error}): fetch {_ARCHIVE} again from {_PAGE}.") from error
 
 
+class _Bounded:
+    """The unpacked bytes of a gzip file, up to a limit, as tarfile reads them.
+
+    It stands below tarfile because tarfile believes a header that claims gigabytes of names, and reads them at once.
+
+    Args:
+        path: the archive, for messages.
+    """
+
+    def __init__(self, path: Path, unpacked: gzip.GzipFile) -> None:
+        self._path, self._unpacked, self._num_left = path, unpacked, _MAX_UNPACKED_BYTES
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes. Raises BenchError where there are too many."""
+        chunk = self._unpacked.read(num_bytes)
+        self._num_left -= len(chunk)
+        if self._num_left < 0:
+            raise BenchError(
+                f"The archive '{self._path}' is refused as a decompression bomb, because it unpacks to more than "
+                f"{_MAX_UNPACKED_BYTES:,} bytes: fetch it again from {_PAGE}."
+            )
+        return chunk
+
+
+def _members(archive: Path, names: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each batch in the archive, front to back. Raises BenchError where the archive looks forged."""
+    with (
+        gzip.open(archive, "rb") as unpacked,
+        tarfile.open(fileobj=cast(IO[bytes], _Bounded(archive, unpacked)), mode="r|") as members,
+    ):
+        for member in members:
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise BenchError(f"The archive '{archive}' is refused: its entry '{member.name}' leads out of it.")
+            if not (member.isreg() or member.isdir()):
+                raise BenchError(
+                    f"The archive '{archive}' is refused: its entry '{member.name}' is a link or a device."
+                )
+            name = member.name.removeprefix(f"{_FOLDER}/")
+            content = members.extractfile(member) if name in names else None
+            if content is not None:
+                yield name, content.read()
+
+
 def _batches(folder: Path, names: frozenset[str]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each batch, from the extracted folder or else from the archive.
 
     Raises:
         MissingDataError: neither is there.
-        BenchError: one is there and cannot be read.
+        BenchError: one is there and cannot be read, or looks forged.
     """
     extracted, archive = folder / _FOLDER, folder / _ARCHIVE
     if not extracted.is_dir() and not archive.is_file():
-        raise missing("cifar10", _ARCHIVE, "170 MB", _PAGE)
+        raise missing("cifar10", _ARCHIVE, "170 MB", _PAGE, can_download=True)
     try:
         if extracted.is_dir():
             yield from ((name, (extracted / name).read_bytes()) for name in sorted(names))
             return
-        with tarfile.open(archive, "r:gz") as members:
-            for member in members:
-                name = member.name.removeprefix(f"{_FOLDER}/")
-                content = members.extractfile(member) if name in names else None
-                if content is not None:
-                    yield name, content.read()
+        yield from _members(archive, names)
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise BenchError(f"CIFAR-10 in '{folder}' cannot be read ({error}): fetch {_ARCHIVE} again.") from error
 
@@ -166,8 +209,11 @@ class _ImagesInMemory:
 
 
 def _open(resolution: int, _path: str | None) -> OpenDataset:
-    """Both splits in memory (184 MB). Raises MissingDataError where the files are not here."""
+    """What was prepared, else both splits in memory (184 MB). Raises MissingDataError where neither is here."""
     check_resolution("cifar10", resolution, SPEC.resolutions)
+    prepared = open_prepared("cifar10", resolution)
+    if prepared is not None:
+        return prepared
     train, test = _read(data_folder("cifar10"), _PUBLISHED_MD5)
     return OpenDataset(
         train=_ImagesInMemory(train),

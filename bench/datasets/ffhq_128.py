@@ -25,6 +25,7 @@ from bench.datasets._files import (
     split_by_hash,
 )
 from bench.datasets._images import Preparation
+from bench.datasets._shards import open_prepared
 from bench.datasets._spec import DatasetSpec, OpenDataset
 
 _NAME = "ffhq-128"
@@ -36,8 +37,11 @@ _NUM_TRAIN = 60_000
 
 
 def _open(resolution: int, _path: str | None) -> OpenDataset:
-    """The thumbnails or the originals. Raises MissingDataError where neither is here."""
+    """What was prepared, else the thumbnails or the originals. Raises MissingDataError where none is here."""
     check_resolution(_NAME, resolution, SPEC.resolutions)
+    prepared = open_prepared(_NAME, resolution)
+    if prepared is not None:
+        return prepared
     folder = data_folder(_NAME)
     for tree in (_THUMBNAILS, _ORIGINALS) if resolution <= 128 else (_ORIGINALS,):
         source = find_tree(folder, tree)

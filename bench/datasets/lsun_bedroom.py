@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from bench.datasets._files import PerProcess, check_resolution, data_folder, missing, open_encoded, split_by_hash
 from bench.datasets._images import Preparation
+from bench.datasets._shards import open_prepared
 from bench.datasets._spec import DatasetSpec, OpenDataset
 from bench.errors import BenchError
 
@@ -92,11 +93,15 @@ class _LmdbImages:
 
 
 def _open(resolution: int, _path: str | None) -> OpenDataset:
-    """Both splits of the training database. Raises MissingDataError where it is not here."""
+    """What was prepared, else both splits of the training database. Raises MissingDataError where neither is here."""
     check_resolution(_NAME, resolution, SPEC.resolutions)
+    prepared = open_prepared(_NAME, resolution)
+    if prepared is not None:
+        return prepared
     path = data_folder(_NAME) / _DATABASE
     if not (path / "data.mdb").is_file():
-        raise missing(_NAME, f"{_DATABASE}.zip", "43 GB", _PAGE, put=f"the unzipped folder {_DATABASE}")
+        put = f"the unzipped folder {_DATABASE}"
+        raise missing(_NAME, f"{_DATABASE}.zip", "46 GB", _PAGE, put, can_download=True)
     source = _LmdbImages(path)
     return open_encoded(
         source,
