@@ -51,6 +51,10 @@ class PreparedMetric(Protocol):
         ...
 
 
+def _always_available() -> str | None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
     """What a metric file ends with.
@@ -60,7 +64,10 @@ class MetricSpec:
         figures: name → what it is. Names are unique over all metrics.
         num_images: generated images the protocol asks for.
         why_not: data set name → why it does not apply there in one sentence, or None where it does.
-        prepare: opened data set → PreparedMetric; does the work on the reference split.
+        prepare: opened data set → PreparedMetric; does the work on the reference. Raises MissingDataError where a file
+            it needs is not here, and BenchError.
+        why_unavailable: why this machine cannot compute it in one sentence, for example because pretrained weights are
+            missing, or None. Such a metric is listed and left out; asked for by name it is an error.
     """
 
     title: str
@@ -68,3 +75,4 @@ class MetricSpec:
     num_images: int
     why_not: Callable[[str], str | None]
     prepare: Callable[[OpenDataset], PreparedMetric]
+    why_unavailable: Callable[[], str | None] = _always_available

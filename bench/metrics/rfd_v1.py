@@ -13,10 +13,12 @@ images' own resolution, mean and standard deviation per stage and a 4×4 layout.
   (`bench/metrics/_frechet.py`).
 * Before any value is given, noise must score ten times what the two halves of the reference score (twice, where the
   reference has fewer than 1,000 images).
+The statistics of a reference are kept (`bench/metrics/_cache.py`), those two scores among them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import JsonValue
 
-from bench.datasets._spec import Images, ImageSet, OpenDataset
+from bench.datasets._spec import Images, ImageSet, Indices, OpenDataset
 from bench.errors import BenchError
 from bench.metrics import _random_features as random_features
+from bench.metrics._cache import PIXELS_SHA256, Arrays, as_array, cached, same_pixels
 from bench.metrics._frechet import (
     NUM_GROUPS,
     ContentGroups,
@@ -122,22 +125,9 @@ class PreparedRfd:
     def protocol(self) -> dict[str, JsonValue]:
         """Everything that decides the value."""
         return {
-            "metric": "rfd_v1",
-            "features": "random convolutions 32-64-128-256, mean and deviation per stage, 4x4 layout",
-            "feature_width": random_features.FEATURE_WIDTH,
-            "weights_seed": random_features.SEED,
-            "weights_sha256": random_features.WEIGHTS_SHA256,
-            "output_sha256": random_features.OUTPUT_SHA256,
+            **_protocol(self.num_reference),
             "resize": f"none; stage 1 on native {self.resolution} px, its map averaged to at most 32x32",
-            "input": "uint8 RGB / 127.5 - 1",
-            "forward": "float32 on the CPU",
-            "statistics": "float64",
-            "num_images": NUM_IMAGES,
-            "num_reference": self.num_reference,
-            "reference": "reference split; where larger, a fixed pseudo-random selection (RandomState permutation)",
-            "reference_selection_seed": random_features.SEED,
             "reference_sha256": self.reference_sha256,
-            "estimator": f"Fréchet distance, plug-in; 95 % interval: jackknife over {NUM_GROUPS} groups by content",
         }
 
     def scorer(self) -> RfdScorer:
@@ -145,52 +135,94 @@ class PreparedRfd:
         return RfdScorer(self.network, self.reference, self.num_reference)
 
 
+def _protocol(num_reference: int) -> dict[str, JsonValue]:
+    """What is known before an image of the reference is read."""
+    return {
+        "metric": "rfd_v1",
+        "features": "random convolutions 32-64-128-256, mean and deviation per stage, 4x4 layout",
+        "feature_width": random_features.FEATURE_WIDTH,
+        "weights_seed": random_features.SEED,
+        "weights_sha256": random_features.WEIGHTS_SHA256,
+        "output_sha256": random_features.OUTPUT_SHA256,
+        "input": "uint8 RGB / 127.5 - 1",
+        "forward": "float32 on the CPU",
+        "statistics": "float64",
+        "num_images": NUM_IMAGES,
+        "num_reference": num_reference,
+        "reference": "reference split; where larger, a fixed pseudo-random selection (RandomState permutation)",
+        "reference_selection_seed": random_features.SEED,
+        "estimator": f"Fréchet distance, plug-in; 95 % interval: jackknife over {NUM_GROUPS} groups by content",
+    }
+
+
 def _prepare(dataset: OpenDataset) -> PreparedRfd:
     network = checked_features()
-    moments, groups, digest = GroupedMoments(), ContentGroups(), hashlib.sha256()
-    resolution = 0
-    for images in _selected(dataset.reference):
-        moments.add(features_of(network, images), groups.deal(images))
-        digest.update(images.tobytes())
-        resolution = images.shape[-1]
+    chosen = _selection(len(dataset.reference))
+    found = cached(
+        {**_protocol(len(chosen)), "num_reference_to_select_from": len(dataset.reference), "dataset": dataset.protocol},
+        functools.partial(_statistics, network, dataset.reference, chosen),
+        still_holds=same_pixels(dataset, functools.partial(_batches, dataset.reference, chosen)),
+    )
     reference = None
-    if moments.count >= MIN_IMAGES:
-        by_group = moments.by_group()
-        _require_noise_is_far(network, by_group, resolution)
-        reference = FrechetReference(merge_all(by_group))
+    if len(chosen) >= MIN_IMAGES:
+        _require_noise_is_far(float(found["noise"]), float(found["floor"]), len(chosen))
+        reference = FrechetReference(Moments(count=len(chosen), mean=found["mean"], scatter=found["scatter"]))
     return PreparedRfd(
         network=network,
         reference=reference,
-        num_reference=moments.count,
-        reference_sha256=digest.hexdigest(),
-        resolution=resolution,
+        num_reference=len(chosen),
+        reference_sha256=found[PIXELS_SHA256].tobytes().hex(),
+        resolution=int(found["resolution"]),
     )
 
 
-def _selected(reference: ImageSet) -> Iterator[Images]:
-    """Up to 5,000 images in batches: all of them, or a selection that is the same for every run."""
-    chosen = np.sort(np.random.RandomState(random_features.SEED).permutation(len(reference))[:NUM_IMAGES]).astype(
-        np.int64
-    )
+def _statistics(network: RandomFeatures, reference: ImageSet, chosen: Indices) -> Arrays:
+    """One pass: the moments (from 50 images on, with the scores of noise and of one half), the pixels' hash."""
+    moments, groups, digest = GroupedMoments(), ContentGroups(), hashlib.sha256()
+    resolution = 0
+    for images in _batches(reference, chosen):
+        moments.add(features_of(network, images), groups.deal(images))
+        digest.update(images.tobytes())
+        resolution = images.shape[-1]
+    found: Arrays = {PIXELS_SHA256: as_array(digest.digest()), "resolution": np.array(resolution)}
+    if moments.count < MIN_IMAGES:
+        return found
+    by_group = moments.by_group()
+    noise, floor = _scores_of_noise_and_half(network, by_group, resolution)
+    _require_noise_is_far(noise, floor, moments.count)  # nothing is kept of a reference that is refused
+    whole = merge_all(by_group)
+    return found | {"mean": whole.mean, "scatter": whole.scatter, "noise": np.array(noise), "floor": np.array(floor)}
+
+
+def _selection(num_images: int) -> Indices:
+    """Up to 5,000 indices: all of them, or a selection that is the same for every run."""
+    permutation = np.random.RandomState(random_features.SEED).permutation(num_images)
+    return np.sort(permutation[:NUM_IMAGES]).astype(np.int64)
+
+
+def _batches(reference: ImageSet, chosen: Indices) -> Iterator[Images]:
     for start in range(0, len(chosen), _BATCH_SIZE):
         yield reference.read(chosen[start : start + _BATCH_SIZE])
 
 
-def _require_noise_is_far(network: RandomFeatures, groups: list[Moments], resolution: int) -> None:
+def _scores_of_noise_and_half(network: RandomFeatures, groups: list[Moments], resolution: int) -> tuple[float, float]:
+    """Distances from one half of the reference: of noise, of the other half."""
+    shape = (_NUM_NOISE_IMAGES, 3, resolution, resolution)
+    noise = np.random.RandomState(random_features.SEED).randint(0, 256, size=shape, dtype=np.uint8)
+    half = FrechetReference(merge_all(groups[::2]))
+    return half.distance(moments_of(features_of(network, noise))), half.distance(merge_all(groups[1::2]))
+
+
+def _require_noise_is_far(noise: float, floor: float, num_images: int) -> None:
     """A network that cannot tell noise from the reference measures nothing.
 
     Raises:
         BenchError: noise is not many times as far from one half of the reference as the other half is.
     """
-    shape = (_NUM_NOISE_IMAGES, 3, resolution, resolution)
-    noise = np.random.RandomState(random_features.SEED).randint(0, 256, size=shape, dtype=np.uint8)
-    half = FrechetReference(merge_all(groups[::2]))
-    floor = half.distance(merge_all(groups[1::2]))
-    distance = half.distance(moments_of(features_of(network, noise)))
-    is_small = sum(group.count for group in groups) < _NUM_FEW
-    if not distance > (_MIN_NOISE_OVER_FLOOR_OF_FEW if is_small else _MIN_NOISE_OVER_FLOOR) * max(floor, 0.0):
+    factor = _MIN_NOISE_OVER_FLOOR_OF_FEW if num_images < _NUM_FEW else _MIN_NOISE_OVER_FLOOR
+    if not noise > factor * max(floor, 0.0):
         raise BenchError(
-            f"rfd_v1: noise scores {distance:.3g} against the reference, whose halves score {floor:.3g} against each "
+            f"rfd_v1: noise scores {noise:.3g} against the reference, whose halves score {floor:.3g} against each "
             "other; the reference images of --dataset look like noise, or the features are broken."
         )
 
