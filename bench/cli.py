@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__, cli_views, cli_weights
+from bench import __version__, cli_data, cli_evaluate, cli_views, cli_weights
 from bench import cli_options as options
 from bench.cli_views import say
 from bench.errors import BenchError, UsageError
@@ -87,6 +87,7 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     train_for: options.TrainFor = None,
     eval_every: options.EvalEvery = None,
     until: options.Until = None,
+    metrics: options.Metrics = None,
     weights: options.Weights = None,
     compile_: options.Compile = False,
     capture: options.Capture = False,
@@ -104,41 +105,22 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     results: options.Results = Path("results"),
     checkpoint_every: options.CheckpointEvery = "5min",
     log: options.Log = None,
+    workers: options.Workers = None,
+    worker_start: options.WorkerStart = "thread",
+    images_in: options.ImagesIn = "auto",
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> int:
     """Measure one model on one data set. With no option at all: the demo (LadaGAN tiny on scenes, 32 px)."""
-    asked = {
-        "model": model,
-        "size": size,
-        "attention": attention,
-        "discriminator": discriminator,
-        "dataset": dataset,
-        "resolution": resolution,
-        "batch_size": batch_size,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "train_for": train_for,
-        "eval_every": eval_every,
-        "until": until,
-        "weights": weights,
-        "compile": compile_ or None,
-        "capture": capture or None,
-        "channels_last": channels_last or None,
-        "num_accumulation_steps": num_accumulation_steps,
-        "preset": preset,
-        "no_data": no_data or None,
-        "tdp_w": tdp_w,
-    }
-    spec = _spec({name: value for name, value in asked.items() if value is not None})
+    spec = _spec(_given(locals()))
     chosen = _phases(phases)
 
     from bench import runner
     from bench.report.carbon import co2_sentence
     from bench.report.grids import checked_pue, chosen_grid
     from bench.store import RECORD_FILE
+    from bench.training.feed import Loading
 
     electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
     checked_pue(pue)
@@ -149,6 +131,7 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     if dry_run:
         typer.echo(text(runner.plan(spec, results=results, phases=chosen)))
         return 0
+    loading = Loading(num_workers=1 if workers is None else workers, start_method=worker_start, place=images_in)
     record = runner.run(
         spec,
         results=results,
@@ -156,7 +139,11 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         fresh=fresh,
         say=say,
         show_plan=lambda plan: say(text(plan)),
-        sitting=runner.Sitting(checkpoint_every=checkpoint_every, logs=() if log is None else (log,)),
+        sitting=runner.Sitting(
+            checkpoint_every=checkpoint_every,
+            logs=() if log is None else (log,),
+            loading=loading,
+        ),
     )
     if not runner.is_first_process():
         return 0
@@ -169,6 +156,17 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         typer.echo(terminal_table([record]))
         typer.echo(f"Record: {folder / RECORD_FILE}   (`bench show {record.run_id}`, `bench report`)")
     return _EXIT_CODES[record.status]
+
+
+def _given(words: dict[str, Any]) -> dict[str, Any]:
+    """Of the command's options those that are part of the question and were given."""
+    from bench.records import RunSpec
+
+    named = {name.rstrip("_"): value for name, value in words.items()}  # `compile_` is the option --compile
+    if named["metrics"] is not None:
+        named["metrics"] = tuple(name.strip().replace("_", "-") for name in named["metrics"].split(","))
+    given = {name: named.get(name) for name in RunSpec.model_fields}
+    return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 def _spec(asked: dict[str, Any]) -> RunSpec:
@@ -210,7 +208,9 @@ def _phases(text: str | None) -> tuple[PhaseName, ...]:
 
 app.command(name="list")(cli_views.list_)
 app.command(name="import")(cli_weights.import_)
+app.add_typer(cli_data.app)
 for command in (
+    cli_evaluate.evaluate,
     cli_weights.sample,
     cli_views.show,
     cli_views.report,

@@ -30,6 +30,10 @@ EvalEvery = Annotated[
 Until = Annotated[
     str | None, typer.Option(metavar="GOAL", help="End the training early where, for example, rfd_v1<=0.1.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated, of `bench list metrics`. Default: all that apply and can be had."),
+]
 Weights = Annotated[
     str | None, typer.Option(metavar="FILE", help="Measure and score these weights; nothing is trained.")
 ]
@@ -51,6 +55,16 @@ CheckpointEvery = Annotated[
     str, typer.Option(metavar="5min", help="How much training a kill may lose: images or time.")
 ]
 Log = Annotated[Literal["tensorboard"] | None, typer.Option(help="A log of the training beside its JSONL.")]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Readers of the training's images; 0 reads in place. Default: 1 thread.")
+]
+WorkerStart = Annotated[
+    Literal["thread", "fork", "spawn"], typer.Option(help="What a worker is: a thread, or a process started so.")
+]
+ImagesIn = Annotated[
+    Literal["auto", "storage", "memory", "device"],
+    typer.Option(help="Where the training's images lie; auto: on the GPU where they fit."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what was measured before.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly the stored record on stdout.")]

@@ -129,7 +129,9 @@ def metrics() -> str:
         for figure_name, figure in spec.figures.items():
             better = figure.better or "neither"
             rows.append([name, figure_name, figure.unit, better, spec.num_images, figure.meaning])
-    return _table(["metric", "figure", "unit", "better", "images", "meaning"], rows)
+    table = _table(["metric", "figure", "unit", "better", "images", "meaning"], rows)
+    reasons = list(dict.fromkeys(why for name in METRICS.names() if (why := METRICS.load(name).why_unavailable())))
+    return "\n".join([table, "", "Not available here:", *(f"* {why}" for why in reasons)]) if reasons else table
 
 
 def doctor(asked: str | None = None) -> str:

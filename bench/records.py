@@ -46,6 +46,7 @@ class RunSpec(Frozen):
         train_for: a budget such as `200kimg`, `5min`, `0.2kWh`; None is the preset's.
         eval_every: quality is measured every so many images or seconds (`50kimg`, `5min`); None is at thirds.
         until: training ends early where this holds, for example `rfd_v1<=0.1`; evaluated at each point of the curve.
+        metrics: what quality is measured with; None is every metric that applies and can be had.
         compile: the networks' passes are compiled by torch.
         capture: on CUDA, whole steps are captured as graphs and replayed.
         channels_last: convolutions keep their channels innermost in memory.
@@ -71,6 +72,7 @@ class RunSpec(Frozen):
     train_for: str | None = None
     eval_every: str | None = None
     until: str | None = None
+    metrics: tuple[str, ...] | None = None
     compile: bool = False
     capture: bool = False
     channels_last: bool = False

@@ -1,7 +1,6 @@
 """THE MAIN PATH: `run(spec) -> Record`. A question in, an answer out, on disk phase by phase.
 
-A finished phase is on disk at once. Asked the same again, the runner does only what is missing. A failure is a record
-with its reason.
+A finished phase is on disk at once; asked again, the runner does what is missing. A failure is a record too.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from bench.errors import BenchError, InterruptedRunError, StorageError, UsageErr
 from bench.machine import fingerprint, look, set_backend
 from bench.meters._spec import Meter
 from bench.phases import cost, generate, quality, train, train_step
-from bench.phases._context import Context, Outcome, Question
+from bench.phases._context import LOADING, Context, Outcome, Question
 from bench.phases._plan import Plan, make_plan
 from bench.phases._record import new_record, with_phase
 from bench.phases._settle import run_id_of, settle
@@ -42,6 +41,7 @@ from bench.records import (
 )
 from bench.store import RunFolder, load_all, write_atomically
 from bench.training.distributed import asked_world, joined
+from bench.training.feed import Loading
 from bench.training.log import check_tensorboard
 from bench.training.signals import stop_on_signals
 from bench.units import parse_interval
@@ -58,7 +58,7 @@ _TRY_AGAIN: tuple[PhaseStatus, ...] = ("failed", "oom", "timeout")
 
 
 def _silent(_: str) -> None:
-    """Say nothing: the default of a call from Python."""
+    """The default of a call from Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +68,12 @@ class Sitting:
     Attributes:
         checkpoint_every: `5min` or `20kimg`: so much work may be lost.
         logs: optional logs of the training beside its JSONL, from `tensorboard`.
+        loading: how the training reads its images.
     """
 
     checkpoint_every: str = "5min"
     logs: tuple[str, ...] = ()
+    loading: Loading = LOADING
 
 
 def run(
@@ -150,6 +152,7 @@ def run(
                 stop=stop,
                 checkpoint_every=checkpoint_every,
                 logs=sitting.logs,
+                loading=sitting.loading,
             )
             started_at, started = _now(), perf_counter()
             outcome = _attempt(name, context)
@@ -186,7 +189,7 @@ def _stored(folder: RunFolder, record: Record, result: PhaseResult, outcome: Out
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a job that speaks and writes; always, where there is one."""
+    """Whether this is the process of a job that speaks and writes."""
     return asked_world().is_first
 
 

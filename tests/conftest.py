@@ -61,6 +61,14 @@ SPEC = GanSpec(title="Small GAN", year=2026, paper="none", code="none", licence=
 '''
 
 
+@pytest.fixture(scope="session", autouse=True)
+def statistics_cache(tmp_path_factory):
+    """Statistics of references go to a folder of this session, whoever computes them, its own subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def small_gan(tmp_path):
     """Path of a small model file."""

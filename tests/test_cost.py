@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.catalog import FoundModel, find_dataset, find_model
 from bench.phases import cost
-from bench.phases._context import PRESETS, Question
+from bench.phases._context import Question
 from bench.phases._cost_checks import (
     SoftmaxTransformer,
     count_on_shapes,
@@ -22,6 +22,7 @@ from bench.phases._cost_checks import (
 from bench.phases._cost_fvcore import compare_with_fvcore
 from bench.phases._cost_step import count_step
 from bench.phases._op_counter import OpCounter
+from bench.phases._presets import PRESETS
 from bench.records import RunSpec
 from bench.training.step import Trainer
 from bench.units import Budget
@@ -247,7 +248,7 @@ def test_clipping_is_part_of_the_step_and_has_no_products():
     assert clipped["macs_step_per_image"].value == plain["macs_step_per_image"].value
     num_params = LATENT * PIXELS + PIXELS
     extra = clipped["bytes_step_per_image"].value - plain["bytes_step_per_image"].value
-    assert extra * 4 == pytest.approx(4 * 2 * num_params, rel=0.01)  # read and written to scale; every step has the norm
+    assert extra * 4 == pytest.approx(4 * 2 * num_params, rel=0.01)  # to scale; every step has the norm
 
 
 def test_activations_are_what_the_backward_pass_reads_without_the_weights():

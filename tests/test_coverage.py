@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import norm
 
 from bench.phases import _windows
-from bench.phases._context import PRESETS
+from bench.phases._presets import PRESETS
 from bench.phases._windows import TimedWork, is_settled, measure_throughput, rate
 from bench.stats import median_coverage, planned_count, quantile_quantity, trend
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bench.meters._spec import EnergySource
-from bench.phases._context import PRESETS
 from bench.phases._energy import (
     NO_METER,
     EnergySetup,
@@ -15,6 +14,7 @@ from bench.phases._energy import (
     lengthened,
     window_energy,
 )
+from bench.phases._presets import PRESETS
 from bench.phases._provenance import STRENGTH, kind_of, weakest
 from bench.phases._replay import replay_quantities
 from bench.phases._train_energy import TrainingWatch, train_energy

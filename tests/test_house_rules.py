@@ -17,6 +17,10 @@ FLOORS = {
     "bench.cli_views": 6,
     "bench.cli_options": 6,
     "bench.cli_weights": 6,
+    "bench.cli_data": 6,
+    "bench.cli_evaluate": 6,
+    "bench.preparation": 4,
+    "bench.evaluation": 4,
     "bench.sampling": 4,
     "bench.released": 4,
     "bench.attention_maps": 4,
@@ -56,11 +60,20 @@ SAME_FLOOR = {
     ("bench.cli", "bench.cli_views"),
     ("bench.cli", "bench.cli_options"),
     ("bench.cli", "bench.cli_weights"),
+    ("bench.cli", "bench.cli_data"),
+    ("bench.cli", "bench.cli_evaluate"),
+    ("bench.cli_data", "bench.cli_options"),
+    ("bench.cli_evaluate", "bench.cli_options"),
+    ("bench.cli_evaluate", "bench.cli_views"),
+    ("bench.cli_data", "bench.cli_views"),
     ("bench.cli_views", "bench.cli_options"),
     ("bench.cli_weights", "bench.cli_options"),
     ("bench.sampling", "bench.attention_maps"),
+    ("bench.evaluation", "bench.phases"),
+    ("bench.evaluation", "bench.sampling"),
     ("bench.__main__", "bench.cli"),
     ("bench.metrics", "bench.stats"),
+    ("bench.metrics", "bench.store"),
     ("bench.calibration", "bench.machine"),
     ("bench.calibration", "bench.stats"),
     ("bench.calibration", "bench.store"),
@@ -111,7 +124,7 @@ def test_models_never_import_bench():
 
 @pytest.mark.parametrize("path", SOURCES, ids=dotted)
 def test_imports_stand_at_the_top_except_in_the_command_line(path):
-    if path.name in {"cli.py", "cli_views.py", "cli_weights.py"}:
+    if path.name in {"cli.py", "cli_views.py", "cli_weights.py", "cli_data.py", "cli_evaluate.py"}:
         return
     if dotted(path) == "bench.training.log":  # the adapter of an optional package, TensorBoard
         return
@@ -237,6 +250,10 @@ def test_the_options_of_run_are_the_agreed_ones():
         "--channels-last",
         "--num-accumulation-steps",
         "--checkpoint-every",
+        "--metrics",
+        "--workers",
+        "--worker-start",
+        "--images-in",
         "--log",
         "--preset",
         "--phases",

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
+from bench.errors import MissingDataError
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,6 +50,15 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
     elif words[0] in {"show", "sample"}:
         assert main([*words, "--results", str(tmp_path / "none")]) == 1  # there is no run of that name
         assert "There is no run" in capsys.readouterr().err
+    elif words[:2] == ["data", "prepare"]:
+        monkeypatch.setattr(
+            "bench.datasets._download.download_dataset",
+            lambda name: (_ for _ in ()).throw(MissingDataError(f"no network for {name}")),
+        )
+        assert main(words) == 1
+    elif words[0] == "evaluate":
+        words = [{"images": str(photos)}.get(word, word) for word in words]
+        assert main([*words, "--results", str(tmp_path)]) == 2  # photographs that are not square
     elif words[0] == "import":
         assert main(words) == 1
         assert "CHECKPOINT" in capsys.readouterr().err  # which is not there

@@ -15,17 +15,8 @@ from bench.catalog import METRICS
 from bench.records import CurvePoint, Quantity, Record, RunSpec, unknown
 from bench.report import plots, plots_quality
 from bench.report.csv_table import curve_csv
-from bench.report.curves import (
-    BETTER,
-    ENERGY,
-    IMAGES,
-    TIME,
-    Configuration,
-    aligned,
-    averages_of,
-    groups_of,
-    quality_protocol,
-)
+from bench.report.curves import ENERGY, IMAGES, TIME, Configuration, aligned, averages_of, groups_of, quality_protocol
+from bench.report.directions import BETTER
 from bench.report.energy_to_quality import (
     Threshold,
     reach,

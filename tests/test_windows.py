@@ -7,7 +7,7 @@ import pytest
 
 from bench.meters._spec import EnergySource, Meter, Readings
 from bench.phases import _windows
-from bench.phases._context import PRESETS
+from bench.phases._presets import PRESETS
 from bench.phases._windows import (
     TimedWork,
     counted,

@@ -1,4 +1,4 @@
-"""What a phase is given and what it gives back; and how long and how often each preset measures."""
+"""What a phase is given and what it gives back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.catalog import METRICS, FoundDataset, FoundModel, build_gan
 from bench.datasets._spec import Images, OpenDataset
 from bench.meters._spec import Meter
 from bench.metrics._spec import MetricSpec
+from bench.phases._presets import Preset
 from bench.records import (
     CurvePoint,
     Finding,
@@ -25,13 +26,13 @@ from bench.records import (
     PhaseResult,
     PhaseStatus,
     Precision,
-    PresetName,
     Quantity,
     RunSpec,
     Window,
 )
 from bench.store import RunFolder
 from bench.training.distributed import ALONE, World
+from bench.training.feed import Loading
 from bench.training.randomness import derive_seed
 from bench.training.signals import StopRequest
 from bench.training.step import StepOptions, Trainer
@@ -40,82 +41,8 @@ from bench.units import Budget, Goal
 from models._spec import Gan, Recipe
 
 CHECKPOINT_EVERY = Budget(duration_s=300.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """How long and how often a timed phase measures.
-
-    Attributes:
-        warmup_s: the real work is repeated at least this long (and 3 times) before the first window that counts.
-        min_window_s: a window chains iterations until it is about this long.
-        num_windows: fewest and most windows; equal numbers mean a fixed count and no stop rule.
-        target_half_width: stop once the median's 95 % interval is within ± this share; reaching the most windows
-            or the time cap before that makes the phase inconclusive.
-        max_duration_s: cap of one series of windows, warm-up apart; one window is always measured.
-        num_latency_samples: single calls timed for the latency.
-        idle_s: idle power is read this long before and after each series, where there is an energy meter.
-        replay_s: each part of a step is replayed alone about this long.
-        has_long_windows: where there is an energy meter, windows are long enough for joules that may be published.
-        train_for: default training budget; None is the recipe's number of images.
-    """
-
-    warmup_s: float
-    min_window_s: float
-    num_windows: tuple[int, int]
-    target_half_width: float | None
-    max_duration_s: float
-    num_latency_samples: int
-    idle_s: float
-    replay_s: float
-    has_long_windows: bool
-    train_for: str | None
-    is_publishable: bool
-
-
-# Windows of at least 0.2 s keep the timer's share under 0.1 %; from 12 windows on, the median's exact 95 % interval
-# leaves the extremes out; 300 latency samples are the fewest that give a p99.
-PRESETS: dict[PresetName, Preset] = {
-    "smoke": Preset(
-        warmup_s=0.5,
-        min_window_s=0.2,
-        num_windows=(12, 12),
-        target_half_width=None,
-        max_duration_s=30,
-        num_latency_samples=30,
-        idle_s=1,
-        replay_s=0.5,
-        has_long_windows=False,
-        train_for="10s",
-        is_publishable=False,
-    ),
-    "standard": Preset(
-        warmup_s=3,
-        min_window_s=1,
-        num_windows=(12, 60),
-        target_half_width=0.01,
-        max_duration_s=180,
-        num_latency_samples=300,
-        idle_s=10,
-        replay_s=3,
-        has_long_windows=False,
-        train_for="5min",
-        is_publishable=True,
-    ),
-    "publish": Preset(
-        warmup_s=30,
-        min_window_s=10,
-        num_windows=(12, 60),
-        target_half_width=0.01,
-        max_duration_s=1200,
-        num_latency_samples=1000,
-        idle_s=30,
-        replay_s=10,
-        has_long_windows=True,
-        train_for=None,
-        is_publishable=True,
-    ),
-}
+LOADING = Loading()
+MOST_IMAGES_ON_A_CPU = 10_000  # ours: 50,000 through Inception take an hour on two cores; --metrics asks for it by name
 
 
 @dataclass(frozen=True)
@@ -228,9 +155,14 @@ class Question:
         )
 
     def metrics(self) -> list[MetricSpec]:
-        """Every metric that applies to the data set."""
+        """Those asked for, or every metric that applies, whose weights are here, and that is not too slow for a CPU."""
+        if self.spec.metrics is not None:
+            return [METRICS.load(name) for name in self.spec.metrics]
         every = [METRICS.load(name) for name in METRICS.names()]
-        return [metric for metric in every if metric.why_not(self.found_dataset.name) is None]
+        usable = [
+            each for each in every if each.why_not(self.found_dataset.name) is None and not each.why_unavailable()
+        ]
+        return [each for each in usable if self.device != "cpu" or each.num_images <= MOST_IMAGES_ON_A_CPU]
 
     def real_batch(self) -> Images:
         """One batch to measure a step on: of the data set, or random images of its shape with `no_data`."""
@@ -254,6 +186,7 @@ class Context:
         stop: whether a signal has asked to stop.
         checkpoint_every: images or seconds from one checkpoint to the next.
         logs: optional logs beside the JSONL, from `tensorboard`.
+        loading: how the training reads its images.
     """
 
     question: Question
@@ -269,6 +202,7 @@ class Context:
     stop: StopRequest = field(default_factory=StopRequest)
     checkpoint_every: Budget = CHECKPOINT_EVERY
     logs: tuple[str, ...] = ()
+    loading: Loading = LOADING
 
     def cost(self, name: str) -> Quantity | None:
         """A figure of the cost phase, or None where that phase has not spoken."""

@@ -25,7 +25,8 @@ from pydantic import JsonValue
 
 from bench.meters._integrators import counter_error_j
 from bench.meters._spec import EnergySource
-from bench.phases._context import Context, Preset
+from bench.phases._context import Context
+from bench.phases._presets import Preset
 from bench.phases._provenance import kind_of, weakest
 from bench.phases._tdp import tdp_estimate
 from bench.phases._windows import TimedWork, counted

@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 
 from bench.phases._context import Question
+from bench.phases._scoring import NUM_SAMPLING_SEEDS
 from bench.phases.cost import count_macs, count_params, one_step_of
 from bench.records import PhaseName, RunSpec
 from bench.training.loop import DEFAULT_NUM_EVALUATIONS
@@ -180,8 +181,9 @@ def _num_evaluations(question: Question, train_s: float, step_s: float) -> int:
 def _quality_s(question: Question, image_s: float) -> float:
     num_images = max((metric.num_images for metric in question.metrics()), default=0)
     num_scored = 0 if question.scores_while_training else DEFAULT_NUM_EVALUATIONS + 1
-    num_sets = num_scored + 2  # real train images, the reference
-    return num_images * (num_scored * image_s + num_sets * _METRIC_S_PER_IMAGE)
+    num_generated = num_scored + (NUM_SAMPLING_SEEDS - 1) * question.preset.is_publishable
+    num_sets = num_generated + 2  # real train images, the reference
+    return num_images * (num_generated * image_s + num_sets * _METRIC_S_PER_IMAGE)
 
 
 def _matmul_macs_per_s(device: str) -> float:

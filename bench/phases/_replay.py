@@ -20,8 +20,9 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from bench.phases._context import Preset, Question
+from bench.phases._context import Question
 from bench.phases._energy import EnergySetup, energy_quantities
+from bench.phases._presets import Preset
 from bench.phases._windows import TimedWork, counted
 from bench.records import Quantity, Window, unknown
 from bench.stats import quantile_quantity

@@ -30,7 +30,8 @@ from bench.phases._cost_shapes import ShapesOnly
 from bench.phases._op_counter import OpCounter
 from bench.phases._scale_record import STUDIES, Study
 from models._attention import build_attention
-from models.ladagan import CONFIGS, FIRST_GRID, NUM_FIRST_TOKENS, Generator, LadaGanConfig, PositionEmbedding
+from models._relative_position import PositionEmbedding
+from models.ladagan import CONFIGS, FIRST_GRID, NUM_FIRST_TOKENS, Generator, LadaGanConfig
 
 FIRST_TOKENS = 64
 _MAX_LAYER_TOKENS = 2**22

@@ -1,8 +1,9 @@
-"""Images through every metric that applies to the data set, in one pass. Used while training and after it."""
+"""Images through every metric that applies to the data set, in one pass. Used while training, after it, and by
+`bench evaluate`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import JsonValue
 from torch import nn
@@ -17,32 +18,52 @@ from bench.training.images import generate
 from bench.training.randomness import derive_seed, fixed_selection
 
 BATCH_SIZE = 250
+NUM_SAMPLING_SEEDS = 3  # of a run that may be published
+GENERATED: dict[str, JsonValue] = {
+    "precision": "fp32",
+    "weights": "EMA",
+    "mode": "eval",
+    "quantisation": "round to uint8",
+}
 
 
 class Scoring:
-    """All metrics of a run with their references prepared."""
+    """All metrics of a run with their references prepared.
 
-    def __init__(self, metrics: list[MetricSpec], dataset: OpenDataset) -> None:
+    Args:
+        metrics: at least one.
+        generated: how the scored images are made, for the protocol.
+    """
+
+    def __init__(
+        self, metrics: Sequence[MetricSpec], dataset: OpenDataset, generated: dict[str, JsonValue] = GENERATED
+    ) -> None:
         self._dataset = dataset
         self._metrics: list[tuple[MetricSpec, PreparedMetric]] = [(each, each.prepare(dataset)) for each in metrics]
         self.num_images = max(metric.num_images for metric in metrics)
         self.protocol: dict[str, JsonValue] = {
-            "generated": {"precision": "fp32", "weights": "EMA", "mode": "eval", "quantisation": "round to uint8"},
+            "generated": generated,
             "real": {"split": "train", "selection": "fixed pseudo-random", "count": self.num_images},
-            **{metric.title: prepared.protocol for metric, prepared in self._metrics},
+            # `figures` lets bench.compare tell which protocol a figure follows
+            **{metric.title: prepared.protocol | {"figures": [*metric.figures]} for metric, prepared in self._metrics},
         }
 
     def of_generator(
-        self, question: Question, generator: nn.Module, latent_dim: int, title: str
+        self, question: Question, generator: nn.Module, latent_dim: int, title: str, sampling_seed: int | None = None
     ) -> dict[str, Quantity]:
-        """Figures of a generator in eval mode; its images depend on the run's seed and their index alone."""
-        return self._score(_generated(question, generator, latent_dim, self.num_images), title)
+        """Figures of a generator in eval mode; its images depend on the seed and their index alone.
+
+        Args:
+            sampling_seed: of the latents; None is the first of the run's.
+        """
+        seed = sampling_seeds(question.spec.seed, 1)[0] if sampling_seed is None else sampling_seed
+        return self.of_images(_generated(question, generator, latent_dim, self.num_images, seed), title)
 
     def of_real_images(self) -> dict[str, Quantity]:
         """Figures of as many images of the train split: what a perfect generator would get."""
-        return self._score(_real(self._dataset, self.num_images), "real images")
+        return self.of_images(_real(self._dataset, self.num_images), "real images")
 
-    def _score(self, batches: Iterable[Images], title: str) -> dict[str, Quantity]:
+    def of_images(self, batches: Iterable[Images], title: str) -> dict[str, Quantity]:
         """One pass over the images; each metric sees the first `num_images` of its protocol."""
         scorers = [(metric.num_images, prepared.scorer()) for metric, prepared in self._metrics]
         num_seen = 0
@@ -58,17 +79,22 @@ class Scoring:
         return figures
 
 
+def sampling_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of the latents that quality is measured on, from the run's seed."""
+    return [derive_seed(seed, "quality", position) for position in range(count)]
+
+
 def _real(dataset: OpenDataset, count: int) -> Iterator[Images]:
     indices = fixed_selection(len(dataset.train), count)
     for start in range(0, len(indices), BATCH_SIZE):
         yield dataset.train.read(indices[start : start + BATCH_SIZE])
 
 
-def _generated(question: Question, generator: nn.Module, latent_dim: int, count: int) -> Iterator[Images]:
+def _generated(question: Question, generator: nn.Module, latent_dim: int, count: int, seed: int) -> Iterator[Images]:
     for images in generate(
         generator,
         latent_dim=latent_dim,
-        seed=derive_seed(question.spec.seed, "quality"),
+        seed=seed,
         count=count,
         batch_size=BATCH_SIZE,
         device=question.device,

@@ -11,11 +11,12 @@ from pathlib import Path
 import psutil
 
 from bench import __version__
-from bench.catalog import FoundDataset, FoundModel, find_dataset, find_model
-from bench.errors import UsageError
+from bench.catalog import METRICS, FoundDataset, FoundModel, find_dataset, find_model
+from bench.errors import MissingDataError, UsageError
 from bench.machine import fingerprint, settle_device
 from bench.metrics._spec import MetricSpec
-from bench.phases._context import PRESETS, Question
+from bench.phases._context import Question
+from bench.phases._presets import PRESETS
 from bench.records import Machine, Precision, RunSpec
 from bench.registry import suggest
 from bench.training.distributed import asked_world, own_device
@@ -36,7 +37,6 @@ def settle(spec: RunSpec) -> Question:
     model, dataset = find_model(spec.model), find_dataset(spec.dataset)
     resolution = _settle_resolution(spec, model, dataset)
     _check_size(spec, model)
-    attention = _settle_attention(spec, model)
     recipe = model.spec.recipe(dataset.name, resolution, spec.size)
     discriminator = None if spec.discriminator is None else _find_discriminator(spec, model, resolution)
     if discriminator is not None:
@@ -45,13 +45,14 @@ def settle(spec: RunSpec) -> Question:
     spec = spec.model_copy(update={"num_processes": asked_world().size})
     precision = _settle_precision(spec.precision or recipe.precision, device)
     batch_size = spec.batch_size or recipe.batch_size
-    _check_batch_fits(batch_size, resolution)
+    check_metrics(spec.metrics, dataset.name)
     train_for = spec.train_for or PRESETS[spec.preset].train_for or f"{recipe.num_images}img"
     _check_step(spec, batch_size, device)
+    _check_batch_fits(batch_size, resolution)
     opened = None if spec.no_data else dataset.spec.open(resolution, dataset.path)
     settled = spec.model_copy(
         update={
-            "attention": attention,
+            "attention": _settle_attention(spec, model),
             "resolution": resolution,
             "batch_size": batch_size,
             "precision": precision,
@@ -187,6 +188,23 @@ def _check_step(spec: RunSpec, batch_size: int, device: str) -> None:
             f"--batch-size {batch_size} cannot be shared by {spec.num_processes} processes in "
             f"{spec.num_accumulation_steps} parts each; give a multiple of {num_parts}."
         )
+
+
+def check_metrics(names: Sequence[str] | None, dataset: str) -> None:
+    """Metrics that were asked for by name are known, apply, and can be computed here.
+
+    Raises:
+        UsageError: an unknown name, or a metric that does not apply to the data set.
+        MissingDataError: its weights are not here.
+    """
+    for name in names or ():
+        metric = METRICS.load(name)
+        why_not = metric.why_not(dataset)
+        if why_not is not None:
+            raise UsageError(f"--metrics {name}: {why_not}")
+        why_unavailable = metric.why_unavailable()
+        if why_unavailable is not None:
+            raise MissingDataError(why_unavailable)
 
 
 def _settle_goal(spec: RunSpec, metrics: Sequence[MetricSpec]) -> Goal | None:

@@ -30,7 +30,7 @@ import torch
 from pydantic import JsonValue
 
 from bench.meters._spec import Meter, Readings
-from bench.phases._context import Preset
+from bench.phases._presets import Preset
 from bench.records import PhaseStatus, Quantity, Window, unknown
 from bench.stats import planned_count, quantile_quantity, relative_half_width, trend
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from bench.phases._cold_start import measure_cold_start
-from bench.phases._context import Context, Outcome, Preset
+from bench.phases._context import Context, Outcome
 from bench.phases._energy import EnergySetup, energy_protocol, energy_quantities, lengthened, measure_idle, setup_of
+from bench.phases._presets import Preset
 from bench.phases._roofline import roofline
 from bench.phases._windows import (
     TimedWork,

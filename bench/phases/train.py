@@ -9,6 +9,7 @@ A training that was stopped or killed goes on from its last checkpoint, and ends
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ class _Training:
             position=trainer.num_images_shown,
             device=question.device,
             world=context.world,
+            loading=context.loading,
         )
         sinks = self._sinks()
         pace = Pace(
@@ -224,6 +226,7 @@ class _Training:
             "snapshots": kept.snapshots,
             "resumed_after_images": list(kept.resumed_after),
             "num_processes": context.world.size,
+            "loading": dataclasses.asdict(context.loading),
             "meters_of_long_stretches": {name: meter.facts() for name, meter in self._beside.items()},
             "energy": energy_protocol(self._watch.windows, SERIES, self._setup),
         }

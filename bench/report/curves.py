@@ -20,30 +20,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean, median, stdev
-from typing import Literal
 
 from scipy.stats import t as student_t
 
+from bench import compare
 from bench.errors import UsageError
 from bench.records import CurvePoint, Quantity, Record
+from bench.report.directions import BETTER, HEADLINE_METRIC
 from bench.report.notation import plain, shortened
 from bench.report.rows import all_quantities, data_name, is_simulated, machine_name, model_name, short_ids, sort_key
 from bench.stats import CONFIDENCE, quantile_quantity
 from bench.units import JOULES_PER_KWH, parse_budget
 
-HEADLINE_METRIC = "rfd_v1"
-# The figures with a direction, as `bench list metrics` gives them: a report does not import the metrics, which need
-# torch. A test compares the two.
-BETTER: dict[str, Literal["lower", "higher"]] = {
-    **dict.fromkeys(("rfd_v1", "rfd_v1_biased", "mode_kl", "factor_drift", "digit_kl"), "lower"),
-    **dict.fromkeys(("validity", "modes_covered", "pair_consistency", "digit_modes_covered"), "higher"),
-}
-
 MIN_SEEDS_FOR_MEDIAN = 6
 _MAX_LABEL_CHARS = 64
 _ALWAYS_NAMED = ("precision", "machine")  # where they vary; the others only where they tell two configurations apart
-# What the quality phase notes beside its metrics' protocols: it decides no pixel and no score.
-_NO_PART_OF_A_PROTOCOL = ("backend", "meters", "score_duration_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +126,8 @@ def quality_protocol(record: Record) -> str:
 
     Where the quality phase has not run, training speaks: its evaluations follow the same protocol.
     """
-    quality, train = record.phases.get("quality"), record.phases.get("train")
-    found = quality.protocol if quality and quality.quantities else train.protocol.get("quality") if train else None
-    if not isinstance(found, dict):
-        return ""
-    metrics = {key: fact for key, fact in found.items() if key not in _NO_PART_OF_A_PROTOCOL}
-    return json.dumps({"metrics": metrics, "data": record.dataset.protocol}, sort_keys=True)
+    found = compare.quality_protocol(record)
+    return "" if found is None else json.dumps(found, sort_keys=True)
 
 
 def value_at(point: CurvePoint, metric: str) -> float | None:

@@ -1,6 +1,7 @@
 """`report.md`: what was measured, one comparison per data set and resolution, the pictures, and where each row is from.
 
-Quality is only ever put side by side within one data set at one resolution; nothing is ranked here.
+Quality is only ever put side by side within one data set at one resolution, and a figure is only called the best of
+those whose protocols agree (`bench/compare.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from pydantic import JsonValue
-
+from bench.compare import COMPANIONS, differences
 from bench.records import Quantity, Record
+from bench.report.comparable import marked_figures
 from bench.report.curves import quality_protocol
 from bench.report.energy_table import energy_blocks
 from bench.report.energy_to_quality import reach_blocks
@@ -42,7 +43,6 @@ from bench.report.rows import (
 from bench.units import format_bytes
 
 _REASON_CHARS = 160
-_COMPANIONS = ("_real", "_untrained")
 _BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
 
 # Titles of the pictures that stand in the section on quality and cost.
@@ -60,8 +60,13 @@ HOW_TO_READ = """\
   distance and the ceiling of a count) and, where known, what the untrained generator gets. `rfd_v1` is a distance
   between random features, lower is better; it is no FID. It is also given as a multiple of its floor.
 * *(ours)* behind a model's name: its authors published no configuration for this resolution; it is ours.
-* Compare quality only within one table and between rows of the same protocol letter. Speed and cost depend on the shape
-  of the images and not on what they show; compare them between rows of the same machine.
+* Compare quality only within one table. Where the protocols of a figure differ, its cells end in `{a}`, `{b}`, …: only
+  cells of one letter may be compared, and the fields that differ stand below the table. **Bold** is the best of the
+  cells that may be compared, together with all whose 95 % interval overlaps its own; the interval knows nothing of
+  other trainings. The protocol letter of a row speaks of all its figures.
+* `spread` is the largest minus the smallest value of three sets of latents from the same weights.
+* Speed and cost depend on the shape of the images and not on what they show; compare them between rows of the same
+  machine.
 * Rows are sorted by name. The order is no ranking.
 """
 
@@ -145,16 +150,18 @@ def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict
     quality = _quality_columns(records)
     protocols = _letters("Q", (quality_protocol(record) for record in records))
     header = ["run", "model", "protocol", *(_heading(name, records) for name in (*_BUDGET_COLUMNS, *quality)), "status"]
-    rows = []
+    rows, marks = [], marked_figures(records, quality, names)
     for record in records:
         cells = [names[record.run_id], _model_cell(record), protocols[quality_protocol(record)]]
         cells += [format_quantity(record.quantity(name)) for name in _BUDGET_COLUMNS]
-        cells += [_quality_cell(record, name) for name in quality]
-        rows.append([markdown_text(cell) for cell in [*cells, _status(record)]])
+        scores = [marks.around(markdown_text(_quality_cell(record, name)), record, name) for name in quality]
+        rows.append([*map(markdown_text, cells), *scores, markdown_text(_status(record))])
     blocks.append(markdown_table(header, rows, num_left=3))
-    differences = _differences([json.loads(text) for text in protocols if text])
-    if differences:
-        blocks.append(f"The quality protocols differ in: {markdown_text(', '.join(differences))}.")
+    differing = differences([json.loads(text) for text in protocols if text])
+    if differing:
+        blocks.append(f"The quality protocols differ in: {markdown_text(', '.join(differing))}.")
+    if marks.explanations:
+        blocks.append(f"Not comparable:\n\n{markdown_bullets(map(markdown_text, marks.explanations))}")
     reasons = grouped_reasons(records, [*figures, *_BUDGET_COLUMNS, *quality], names)
     return [*blocks, f"Not known:\n\n{markdown_bullets(map(markdown_text, reasons))}"] if reasons else blocks
 
@@ -162,21 +169,21 @@ def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict
 def _quality_columns(records: Sequence[Record]) -> list[str]:
     """Every figure of the quality phase, the headline ones first, without the companions shown inside their cells."""
     found = {name for record in records if "quality" in record.phases for name in record.phases["quality"].quantities}
-    own = {name for name in found if not any(name.removesuffix(end) in found - {name} for end in _COMPANIONS)}
+    own = {name for name in found if not any(name.removesuffix(end) in found - {name} for end in COMPANIONS)}
     headline = [name for name in QUALITY_COLUMNS if name in own] or ["rfd_v1"]
     return [*headline, *sorted(own - set(headline))]
 
 
 def _quality_cell(record: Record, name: str) -> str:
-    """`0.0152(4) (4.2× the floor; real 0.0036(1); untrained 0.91)`."""
+    """`0.0152(4) (4.2× the floor; real 0.0036(1); untrained 0.91; spread 0.0003)`."""
     quantity = record.quantity(name)
-    real, untrained = (record.quantity(f"{name}{end}") for end in _COMPANIONS)
+    real, untrained, spread = (record.quantity(f"{name}{end}") for end in COMPANIONS)
     beside = []
     if name.startswith("rfd") and quantity and real and quantity.value is not None and real.value:
         beside.append(f"{quantity.value / real.value:.3g}× the floor")
     beside += [
         f"{word} {format_quantity(other)}"
-        for word, other in (("real", real), ("untrained", untrained))
+        for word, other in (("real", real), ("untrained", untrained), ("spread", spread))
         if other is not None and other.value is not None
     ]
     return format_quantity(quantity) + (f" ({'; '.join(beside)})" if beside else "")
@@ -204,18 +211,6 @@ def _letters(prefix: str, texts: Iterable[str]) -> dict[str, str]:
     """Each distinct text → M1, M2, … in the order met; an empty text → —."""
     distinct = dict.fromkeys(text for text in texts if text)
     return {text: f"{prefix}{index}" for index, text in enumerate(distinct, start=1)} | {"": UNKNOWN}
-
-
-def _differences(documents: Sequence[JsonValue], path: str = "") -> list[str]:
-    """Dotted paths of the values in which JSON documents differ."""
-    if all(document == documents[0] for document in documents[1:]):
-        return []
-    branches = [document for document in documents if isinstance(document, dict)]
-    if len(branches) < len(documents):
-        return [path]
-    keys = dict.fromkeys(key for branch in branches for key in branch)
-    found = [_differences([branch.get(key) for branch in branches], f"{path}.{key}") for key in keys]
-    return [name.removeprefix(".") for names in found for name in names]
 
 
 def _model_cell(record: Record) -> str:

@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.report.curves import (
-    BETTER,
     COSTS,
     ENERGY,
     MIN_SEEDS_FOR_MEDIAN,
@@ -31,6 +30,7 @@ from bench.report.curves import (
     ordered_points,
     value_at,
 )
+from bench.report.directions import BETTER
 from bench.report.energy_to_quality import NO_METER, Summary, Threshold, summary, thresholds_of
 from bench.report.plots import COLOURS, GREY, MARKERS, Drawing, drawable, tick_text
 from bench.store import StoredRun

@@ -1,0 +1,47 @@
+"""Which way each metric's figures are better. Records do not say; a test compares this with the metrics themselves.
+
+Why it exists: a report is made without torch, which loading the metrics would need.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+HEADLINE_METRIC = "rfd_v1"
+# The figures with a direction, as `bench list metrics` gives them: a report does not import the metrics, which need
+# torch. A test compares the two.
+BETTER: dict[str, Literal["lower", "higher"]] = {
+    **dict.fromkeys(
+        (
+            "rfd_v1",
+            "rfd_v1_biased",
+            "digit_kl",
+            "fd_dinov2_50k",
+            "fd_dinov2_biased",
+            "fd_dinov2_infinity",
+            "fid_50k",
+            "fid_biased",
+            "fid_infinity",
+            "kid_50k",
+            "kid_fewer",
+            "mode_kl",
+            "factor_drift",
+        ),
+        "lower",
+    ),
+    **dict.fromkeys(
+        (
+            "digit_modes_covered",
+            "inception_score_50k",
+            "inception_score_fewer",
+            "validity",
+            "modes_covered",
+            "pair_consistency",
+            "precision_50k",
+            "recall_50k",
+            "precision_fewer",
+            "recall_fewer",
+        ),
+        "higher",
+    ),
+}
