@@ -115,6 +115,29 @@ def verify(dataset: Name, resolution: Resolution = None, out: Out = None) -> Non
     typer.echo(f"ok: {num_images:,} images in {len(manifest.shards)} shards are as they were written")
 
 
+@app.command()
+def weights(
+    network: Annotated[
+        Literal["inception", "vgg16", "dinov2"] | None, typer.Argument(help="Fetch these; without it all are listed.")
+    ] = None,
+) -> None:
+    """List the pretrained weights that metrics need, or fetch one of them and check its hash."""
+    from tabulate import tabulate
+
+    from bench.datasets._download import Expected, download
+    from bench.metrics import _dinov2, _inception, _vgg16
+
+    every = {"inception": _inception.WEIGHTS, "vgg16": _vgg16.WEIGHTS, "dinov2": _dinov2.WEIGHTS}
+    if network is None:
+        rows = [[name, each.title, each.why_unavailable() or f"at {each.path()}"] for name, each in every.items()]
+        typer.echo(tabulate(rows, headers=["name", "network", "state"], tablefmt="simple"))
+        return
+    pinned = every[network]
+    if pinned.why_unavailable() is not None:
+        download(pinned.url, pinned.path(), Expected(sha256=pinned.sha256))
+    typer.echo(f"{pinned.title}: at {pinned.path()}, SHA-256 {pinned.sha256}")
+
+
 def _source_state(name: str, spec: DatasetSpec) -> str:
     """Whether there are files, by a look at the folder; opening a set may take long."""
     from bench.datasets._files import data_folder

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from bench.phases.cost import count_macs, count_params
+from bench.phases.generate import per_step
+from bench.records import Quantity, unknown
 from models import adm, ddpm
 from models._diffusion import (
     SAMPLERS,
@@ -295,3 +297,16 @@ def test_weights_survive_a_checkpoint():
     z = torch.randn(1, 3072)
     with torch.no_grad():
         assert torch.equal(generator(z), other(z))
+
+
+def test_joules_and_milliseconds_per_step_are_those_per_image_over_the_steps():
+    def figure(value, unit):
+        return Quantity(value=value, unit=unit, low=value - 1, high=value + 1, n=12, kind="computed", source="test")
+
+    found = per_step(figure(50.0, "1"), figure(200.0, "ms"), figure(25.0, "J/image"))
+    assert (found["generate_latency_ms_per_step"].value, found["generate_latency_ms_per_step"].unit) == (4.0, "ms")
+    joules = found["generate_energy_j_per_step"]
+    assert (joules.value, joules.low, joules.high, joules.unit) == (0.5, 0.48, 0.52, "J")
+    unknown_j = unknown("J/image", "no meter", source="test", label="unavailable")
+    assert per_step(figure(50.0, "1"), figure(200.0, "ms"), unknown_j)["generate_energy_j_per_step"].value is None
+    assert per_step(None, figure(200.0, "ms"), unknown_j) == {}

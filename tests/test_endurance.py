@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,8 +13,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bench
+from bench import runner
 from bench.errors import InterruptedRunError, StorageError, UsageError
+from bench.meters._spec import EnergySource, Meter, Readings
 from bench.metrics._spec import Figure, MetricSpec
+from bench.phases import train
 from bench.phases._context import Question
 from bench.records import Quantity
 from bench.runner import Sitting, run
@@ -259,3 +263,53 @@ def test_tensorboard_gets_the_lines_of_the_log(small_gan, tmp_path):
     assert "discriminator" in events.Tags()["scalars"]
     lines = (tmp_path / record.run_id / "train.jsonl").read_text().splitlines()
     assert [each.step for each in events.Scalars("generator")] == [json.loads(line)["images_shown"] for line in lines]
+
+
+class CountingMeter(Meter):
+    ticks = 0
+
+    def start(self):
+        pass
+
+    def stop(self):
+        return Readings(values={"cpu_energy_j": 100.0})
+
+    def tick(self):
+        self.ticks += 1
+
+    def energy_sources(self):
+        return {"cpu_energy_j": EnergySource(label="measured:rapl", part="cpu", period_s=0.001, systematic=0.02)}
+
+
+@pytest.mark.usefixtures("quick_metric")
+def test_scoring_has_seconds_and_joules_of_its_own_and_its_meters_are_read_on_the_way(small_gan, tmp_path, monkeypatch):
+    meter = CountingMeter()
+
+    @contextmanager
+    def one_meter(device, *, in_windows):
+        yield {"rapl": meter} if in_windows else {}
+
+    monkeypatch.setattr(runner, "open_meters", one_meter)
+    record = run(spec(small_gan, eval_every="160img"), results=tmp_path, phases=("train", "quality"))
+    assert [point.evaluation_energy.value for point in record.curve] == [100.0, 100.0, 100.0]
+    assert record.curve[0].train_energy.value is None  # nothing was trained yet
+    assert record.curve[-1].train_energy.value > 0
+    assert record.quantity("evaluation_energy_j").value == 300.0
+    assert record.quantity("quality_energy_j").value == 100.0
+    assert record.quantity("quality_energy_j").label == "measured:rapl"
+    assert record.quantity("quality_duration_s").value > 0
+    assert meter.ticks >= 4  # a batch of each evaluation and of the real images
+
+
+@pytest.mark.usefixtures("quick_metric")
+def test_a_training_ends_at_its_joules_where_there_is_a_meter(small_gan, tmp_path, monkeypatch):
+    @contextmanager
+    def one_meter(device, *, in_windows):
+        yield {"rapl": CountingMeter()} if in_windows else {}
+
+    monkeypatch.setattr(runner, "open_meters", one_meter)
+    monkeypatch.setattr(train, "BUDGET_STRETCH_S", 0.0)  # 100 J at each look, every ten steps
+    record = run(spec(small_gan, train_for="0.1Wh"), results=tmp_path, phases=("train",))
+    assert record.phases["train"].status == "ok"
+    assert record.quantity("train_energy_j").value == pytest.approx(400.0, abs=300)  # 360 J, and what a look adds
+    assert record.quantity("train_energy_j").value >= 360

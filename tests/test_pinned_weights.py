@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from bench.cli import main
 from bench.errors import BenchError, MissingDataError
 from bench.metrics import _dinov2, _inception, _vgg16
 from bench.metrics._pinned_weights import PinnedWeights
@@ -125,3 +126,16 @@ def test_every_pin_is_a_whole_hash_that_begins_as_its_file_name_says(weights):
 def test_the_pins_are_of_three_files():
     for field in ("sha256", "file_name", "variable", "url"):
         assert len({dataclasses.asdict(each)[field] for each in ALL}) == 3
+
+
+def test_weights_are_listed_and_fetched_under_their_pinned_hash(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setenv("BENCH_VGG16_WEIGHTS", str(tmp_path / "vgg.pth"))
+    monkeypatch.setattr("bench.datasets._download.download", lambda *arguments: asked.append(arguments))
+    assert main(["data", "weights"]) == 0
+    assert {"inception", "vgg16", "dinov2"} <= set(capsys.readouterr().out.split())
+    assert asked == []
+    assert main(["data", "weights", "vgg16"]) == 0
+    ((url, path, expected),) = asked
+    assert (url, path, expected.sha256) == (_vgg16.WEIGHTS.url, tmp_path / "vgg.pth", _vgg16.WEIGHTS.sha256)
+    assert all(f"bench data weights {each.word}" in each._missing(tmp_path) for each in (_vgg16.WEIGHTS,))

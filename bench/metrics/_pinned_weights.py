@@ -49,6 +49,11 @@ class PinnedWeights:
     sha256: str
     variable: str
 
+    @property
+    def word(self) -> str:
+        """What `bench data weights` calls it: `BENCH_VGG16_WEIGHTS` is `vgg16`."""
+        return self.variable.split("_")[1].lower()
+
     def path(self) -> Path:
         """Where the file should be: what the variable says, else torch hub's cache."""
         named = os.environ.get(self.variable)
@@ -89,8 +94,8 @@ class PinnedWeights:
 
     def _missing(self, path: Path) -> str:
         return (
-            f"The weights of {self.title} are not here: fetch {self.url} and put it at '{path}', or name the file with "
-            f"{self.variable} (rfd_v1 needs no weights)."
+            f"The weights of {self.title} are not here: run `bench data weights {self.word}`, or fetch {self.url} and "
+            f"put it at '{path}', or name the file with {self.variable} (rfd_v1 needs no weights)."
         )
 
     def _refused(self, path: Path, found: str) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from pydantic import JsonValue
 from torch import nn
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from bench.datasets._spec import Images, OpenDataset
 from bench.errors import BenchError
+from bench.meters._spec import Meter
 from bench.metrics._spec import MetricSpec, PreparedMetric
 from bench.phases._context import Question
 from bench.records import Quantity
@@ -33,11 +35,18 @@ class Scoring:
     Args:
         metrics: at least one.
         generated: how the scored images are made, for the protocol.
+        meters: those that watch the scoring; told between batches, so that a counter that wraps is read in time.
     """
 
     def __init__(
-        self, metrics: Sequence[MetricSpec], dataset: OpenDataset, generated: dict[str, JsonValue] = GENERATED
+        self,
+        metrics: Sequence[MetricSpec],
+        dataset: OpenDataset,
+        generated: dict[str, JsonValue] = GENERATED,
+        *,
+        meters: Mapping[str, Meter] = MappingProxyType({}),
     ) -> None:
+        self._meters = meters
         self._dataset = dataset
         self._metrics: list[tuple[MetricSpec, PreparedMetric]] = [(each, each.prepare(dataset)) for each in metrics]
         self.num_images = max(metric.num_images for metric in metrics)
@@ -73,6 +82,8 @@ class Scoring:
                 if num_seen < wanted:
                     scorer.update(images[: wanted - num_seen])
             num_seen += len(images)
+            for meter in self._meters.values():
+                meter.tick()
         figures: dict[str, Quantity] = {}
         for _, scorer in scorers:
             figures |= scorer.figures()

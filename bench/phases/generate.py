@@ -30,6 +30,7 @@ from bench.stats import quantile_quantity
 from bench.training.randomness import latents
 
 _MIN_SAMPLES_FOR_P99 = 300
+_ENERGY = "generate_energy_j_per_image"
 
 
 @torch.no_grad()
@@ -43,6 +44,7 @@ def measure(context: Context) -> Outcome:
     setup = setup_of(context)
     preset = lengthened(question.preset, setup)
     batches, singles, idle = _windows(context, setup, preset)
+    energies = energy_quantities("generate", batches + idle, "generate.batch", setup)
     throughput = rate(batches, "generate.batch")
     status, reason = verdict({"generate_images_per_s": throughput}, question.preset, [drift(batches, "generate.batch")])
     shares = roofline(
@@ -61,10 +63,10 @@ def measure(context: Context) -> Outcome:
             "generate_latency_ms_p50": _latency_ms(singles, 0.5),
             "generate_latency_ms_p99": _latency_ms(singles, 0.99),
             "generate_peak_memory_bytes": peak_memory(batches),
-            **_per_step(context, singles),
+            **per_step(context.cost("num_sampling_steps"), _latency_ms(singles, 0.5), energies[_ENERGY]),
             **cold_start,
             **shares.quantities,
-            **energy_quantities("generate", batches + idle, "generate.batch", setup),
+            **energies,
         },
         protocol={
             **shares.protocol,
@@ -100,14 +102,25 @@ def _windows(context: Context, setup: EnergySetup, preset: Preset) -> tuple[list
     return batches, singles, idle
 
 
-def _per_step(context: Context, singles: list[Window]) -> dict[str, Quantity]:
-    """Of a multi-step sampler, the latency divided by its steps; nothing for a generator that is called once."""
-    steps, latency = context.cost("num_sampling_steps"), _latency_ms(singles, 0.5)
-    if steps is None or steps.value is None or latency.value is None:
+def per_step(num_steps: Quantity | None, latency: Quantity, energy: Quantity) -> dict[str, Quantity]:
+    """Of a multi-step sampler, latency and joules per image divided by its steps; nothing for one that is called once.
+
+    Args:
+        num_steps: `num_sampling_steps` of the cost phase, None where that has not spoken of any.
+    """
+    if num_steps is None or num_steps.value is None:
         return {}
-    ends = {"value": latency.value, "low": latency.low, "high": latency.high}
-    divided = {name: None if each is None else each / steps.value for name, each in ends.items()}
-    return {"generate_latency_ms_per_step": latency.model_copy(update=divided)}
+    return {
+        "generate_latency_ms_per_step": _divided(latency, num_steps.value, latency.unit),
+        "generate_energy_j_per_step": _divided(energy, num_steps.value, "J"),
+    }
+
+
+def _divided(quantity: Quantity, by: float, unit: str) -> Quantity:
+    ends = {"value": quantity.value, "low": quantity.low, "high": quantity.high}
+    return quantity.model_copy(
+        update={"unit": unit} | {name: None if each is None else each / by for name, each in ends.items()}
+    )
 
 
 def _latency_ms(windows: list[Window], probability: float) -> Quantity:

@@ -21,7 +21,9 @@ from pydantic import JsonValue
 
 from bench.metrics._spec import MetricSpec
 from bench.phases._context import Context, Outcome
+from bench.phases._energy import setup_of
 from bench.phases._scoring import NUM_SAMPLING_SEEDS, Scoring, sampling_seeds
+from bench.phases._train_energy import TrainingWatch, evaluation_energy
 from bench.phases.train import WEIGHTS_FILE, snapshot_key
 from bench.records import CurvePoint, PhaseResult, Quantity, unknown
 from bench.training.weights import load_weights
@@ -34,17 +36,31 @@ def measure(context: Context) -> Outcome:
     if question.dataset is None:
         return Outcome(status="skipped", reason="--no-data: there are no real images to compare with")
     trained = context.done.get("train")
-    has_weights = question.spec.weights is not None
-    if not has_weights and (trained is None or trained.status != "ok"):
+    if question.spec.weights is None and (trained is None or trained.status != "ok"):
         return Outcome(status="skipped", reason="there are no trained weights: the train phase is missing or failed")
     metrics = question.metrics()
     if not metrics:
         return Outcome(status="skipped", reason=f"no metric applies to '{question.found_dataset.name}'")
-    scoring = Scoring(metrics, question.dataset)
+    scoring = Scoring(metrics, question.dataset, meters=context.meters)
     outcome = Outcome(protocol=scoring.protocol)
+    setup = setup_of(context)
+    watch = TrainingWatch(context.meters, {}, setup)
+    window = watch.evaluation(lambda: _score(context, scoring, metrics, outcome))
+    outcome.windows = watch.windows
+    outcome.quantities |= {
+        "quality_duration_s": Quantity(
+            value=window.duration_s, unit="s", n=1, kind="measured", source="perf_counter over all scored sets"
+        ),
+        "quality_energy_j": evaluation_energy(window, setup),
+    }
+    return outcome
+
+
+def _score(context: Context, scoring: Scoring, metrics: Sequence[MetricSpec], outcome: Outcome) -> None:
+    """Real images, every point of the curve, the last one with more sampling seeds."""
+    question, trained = context.question, context.done.get("train")
     outcome.quantities |= {f"{name}_real": figure for name, figure in scoring.of_real_images().items()}
-    started = perf_counter()
-    if has_weights:
+    if question.spec.weights is not None:
         generator, latent_dim = question.build_generator(question.device)
         final = scoring.of_generator(question, generator, latent_dim, "the given weights")
     else:
@@ -57,8 +73,6 @@ def measure(context: Context) -> Outcome:
     weights = Path(question.spec.weights or context.folder.path / WEIGHTS_FILE)
     outcome.quantities |= final | _seed_spreads(context, scoring, metrics, final, weights)
     outcome.protocol["scored"] = _scored(context, weights)
-    outcome.protocol["score_duration_s"] = perf_counter() - started
-    return outcome
 
 
 def _seeds(context: Context) -> list[int]:

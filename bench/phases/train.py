@@ -79,7 +79,7 @@ class _Training:
             windows=context.folder.read_windows(self._windows_name)[: self._kept.num_windows],
         )
         is_scored = question.scores_while_training and context.world.is_first
-        self._scoring = Scoring(question.metrics(), question.dataset) if is_scored else None
+        self._scoring = Scoring(question.metrics(), question.dataset, meters=context.meters) if is_scored else None
 
     def run(self) -> Outcome:
         """Train; the record's part of it."""
