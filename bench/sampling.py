@@ -35,6 +35,7 @@ from bench.training.weights import load_state, read_tensors
 
 NUM_MAP_IMAGES = 8  # rows of the sheet of attention maps
 NUM_GRID_IMAGES = 64  # at most, in grid.png
+IMAGES = "images"  # folder of the single ones
 BATCH_SIZE = 16
 WEIGHTS_FILE = "ema.safetensors"  # of a run's folder
 
@@ -118,7 +119,9 @@ def sample(
     truncation: float | None = None,
     has_attention_maps: bool = False,
 ) -> Samples:
-    """Write images 0 … num - 1 as `000000.png` …, up to 64 of them as `grid.png`, and `samples.json`.
+    """Write images 0 … num - 1 as `images/000000.png` …, up to 64 of them as `grid.png`, and `samples.json`.
+
+    The single images have a folder of their own, which `bench evaluate --generated` takes as it is.
 
     Args:
         truncation: ψ from 0 (the mean image) to 1 (none); None is none.
@@ -136,7 +139,7 @@ def sample(
         first: list[Images] = []
         for images in _images(loaded, seed, num):
             for image in images:
-                paths.append(out / f"{len(paths):06d}.png")
+                paths.append(out / IMAGES / f"{len(paths):06d}.png")
                 write_atomically(paths[-1], _png(image))
             first.extend(images[: NUM_GRID_IMAGES - len(first)])
     samples = Samples(
@@ -230,7 +233,9 @@ def _check(num: int, truncation: float | None, out: Path) -> None:
         raise UsageError(f"--num {num}: at least one image is needed.")
     if truncation is not None and not 0 <= truncation <= 1:
         raise UsageError(f"--truncation {truncation:g}: write a number from 0 (the mean image) to 1 (none).")
-    later = sorted(path.name for path in out.glob("[0-9]*.png") if path.stem.isdecimal() and int(path.stem) >= num)
+    later = sorted(
+        path.name for path in (out / IMAGES).glob("[0-9]*.png") if path.stem.isdecimal() and int(path.stem) >= num
+    )
     if later:
         raise UsageError(f"--out '{out}' holds {later[0]} of an earlier, longer series; choose another folder.")
 

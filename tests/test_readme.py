@@ -57,7 +57,7 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
         )
         assert main(words) == 1
     elif words[0] == "evaluate":
-        words = [{"images": str(photos)}.get(word, word) for word in words]
+        words = [{"samples/images": str(photos)}.get(word, word) for word in words]
         assert main([*words, "--results", str(tmp_path)]) == 2  # photographs that are not square
     elif words[0] == "import":
         assert main(words) == 1

@@ -219,13 +219,8 @@ def test_the_command_samples_with_attention_maps(command, tmp_path):
     path = weights_file(tmp_path, {"model": "ladagan", "size": "tiny", "resolution": 32})
     out = tmp_path / "out"
     said = command("sample", "--weights", path, "--num", 2, "--out", out, "--attention-maps", "--device", "cpu")
-    assert sorted(each.name for each in out.iterdir()) == [
-        "000000.png",
-        "000001.png",
-        "attention.png",
-        "grid.png",
-        "samples.json",
-    ]
+    assert sorted(each.name for each in out.iterdir()) == ["attention.png", "grid.png", "images", "samples.json"]
+    assert sorted(each.name for each in (out / "images").iterdir()) == ["000000.png", "000001.png"]
     assert "2 images of ladagan tiny at 32 px" in said and str(out / "attention.png") in said
     with Image.open(out / "attention.png") as sheet:
         assert sheet.size[0] > 500
