@@ -41,14 +41,14 @@ class LossMeans:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.num_steps = 0
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # names of a step's losses → [2, names]: sums, finite values
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Take one step's losses; a penalty or the generator's update may be due in some steps only."""
-        for name, loss in losses.items():
-            is_finite = torch.isfinite(loss)
-            pair = torch.stack([torch.where(is_finite, loss.float(), 0.0), is_finite.float()])
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        names, values = tuple(losses), torch.stack([loss.float() for loss in losses.values()])
+        is_finite = torch.isfinite(values)
+        pair = torch.stack([torch.where(is_finite, values, 0.0), is_finite.float()])
+        self._sums[names] = self._sums[names] + pair if names in self._sums else pair
         self.num_steps += 1
 
     def look(self) -> Look:
@@ -57,9 +57,12 @@ class LossMeans:
         Raises:
             DivergedError: MAX_NONFINITE_IN_A_ROW updates in a row of one network were not applied.
         """
-        names, world = list(self._sums), self._trainer.world
-        sums = world.summed_(torch.stack([self._sums[name] for name in names])).cpu()
-        means = {name: float(total / n) if n else None for name, (total, n) in zip(names, sums, strict=True)}
+        every = self._trainer.world.summed_(torch.cat(list(self._sums.values()), dim=1)).tolist()
+        totals: dict[str, tuple[float, float]] = {}
+        for name, total, count in zip((name for names in self._sums for name in names), *every, strict=True):
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + total, before[1] + count)
+        means = {name: total / count if count else None for name, (total, count) in totals.items()}
         self.num_steps, self._sums = 0, {}
         skipped = dict(zip(("discriminator", "generator"), self._trainer.num_nonfinite.int().tolist(), strict=True))
         if self._trainer.num_nonfinite_in_a_row.max() >= MAX_NONFINITE_IN_A_ROW:
