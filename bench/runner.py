@@ -106,7 +106,6 @@ def run(
         BenchError: the question cannot be asked, or the folder cannot be written.
         InterruptedRunError: a signal asked to stop; what there was is kept.
     """
-    # The question, settled
     question = settle(spec)
     checkpoint_every = parse_interval(sitting.checkpoint_every, "--checkpoint-every")
     if "tensorboard" in sitting.logs:
@@ -200,9 +199,12 @@ def _check_shared(name: PhaseName, outcome: Outcome) -> None:
 
 
 def _check_budget(question: Question, meters: dict[str, Meter]) -> None:
-    """Joules can only end a training that a meter watches. Raises UsageError."""
-    is_metered = any(meter.energy_sources() for meter in meters.values())
-    if question.budget.energy_j is not None and not is_metered:
+    """Joules can only end a training of one process that a meter watches. Raises UsageError."""
+    if question.budget.energy_j is None:
+        return
+    if question.spec.num_processes > 1:
+        raise UsageError(f"--train-for {question.spec.train_for}: joules end the training of one process only.")
+    if not any(meter.energy_sources() for meter in meters.values()):
         raise UsageError(
             f"--train-for {question.spec.train_for} needs an energy meter and this machine has none "
             "(`bench doctor` says why); give images or time."

@@ -194,6 +194,17 @@ def test_the_watch_makes_one_window_per_segment():
     assert [each.index for each in watch.windows] == [0, 1]
 
 
+def test_the_joules_so_far_are_those_of_the_stretches_and_unknown_once_one_has_none():
+    earlier = [window("train.idle", 500.0), *segments([6000.0, 6000.0])]
+    watch = TrainingWatch({}, {}, GPU, windows=earlier)
+    assert watch.energy_j() == pytest.approx(12000.0)
+    assert TrainingWatch({}, {}, GPU).energy_j() == 0.0
+    assert TrainingWatch({}, {}, setup({})).energy_j() is None
+    watch.start(0)
+    watch.stop(8)  # no meter reads this stretch
+    assert watch.energy_j() is None
+
+
 def test_the_parts_of_a_step_are_attributed_and_the_residual_closes_the_sum():
     durations_s = {
         "generator_forward": 1.0, "discriminator": 2.0, "discriminator_with_penalty": 5.0, "generator": 4.0,

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from bench.catalog import find_model
-from bench.errors import CheckpointError
+from bench.errors import BenchError, CheckpointError
 from bench.training.distributed import ALONE
 from bench.training.feed import Resident, _Order, open_feed
 from bench.training.images import generate, grid_png, to_networks, to_uint8
 from bench.training.log import JsonLines
 from bench.training.loop import LOOK_EVERY_STEPS, Hooks, Loop, Pace, Progress
-from bench.training.losses import MAX_NONFINITE_IN_A_ROW, DivergedError
+from bench.training.losses import MAX_NONFINITE_IN_A_ROW, DivergedError, LossMeans
 from bench.training.randomness import derive_seed, fixed_selection, latents, training_order
 from bench.training.signals import StopRequest
 from bench.training.step import StepOptions, Trainer, update_ema
@@ -210,6 +210,30 @@ def test_the_loop_stops_at_its_joules_as_soon_as_a_look_knows_of_them(trainer, t
     assert moments[0][0] == 0
     assert moments[-1][0] == 240  # the first look past 200 J, at 1 J per image and 80 images per look
     assert log[-1]["energy_j"] == 240
+
+
+def test_joules_that_become_unknown_end_a_training_that_was_to_end_on_them(trainer, tmp_path):
+    class Failing(JouleWatch):
+        def energy_j(self):
+            return None if self.shown > 100 else float(self.shown)
+
+    kept = []
+    with pytest.raises(BenchError, match="energy meter failed"):
+        run_loop(
+            trainer, tmp_path, Budget(energy_j=1e6), watch=Failing(),
+            checkpoint=lambda _: kept.append(trainer.num_images_shown),
+        )  # fmt: skip
+    assert kept == [160]
+
+
+def test_a_mean_is_over_the_steps_that_had_the_loss_and_over_its_finite_values(trainer):
+    means = LossMeans(trainer)
+    means.add({"d": torch.tensor(1.0), "r1": torch.tensor(4.0)})
+    means.add({"d": torch.tensor(3.0)})
+    means.add({"d": torch.tensor(float("nan")), "bad": torch.tensor(float("inf"))})
+    assert means.look().means == {"d": 2.0, "r1": 4.0, "bad": None}
+    means.add({"d": torch.tensor(7.0)})
+    assert means.look().means == {"d": 7.0}
 
 
 def test_evaluations_come_at_0_after_each_interval_and_at_the_end(trainer, tmp_path):

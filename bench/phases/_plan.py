@@ -35,7 +35,8 @@ class Plan:
     """Estimates of one run.
 
     Attributes:
-        phase_s: estimated seconds of each phase that is still to do.
+        phase_s: estimated seconds of each phase that is still to do; None where joules end it and nothing tells the
+            power.
         disk_bytes: estimated bytes written.
         energy_j: estimated joules, or None where nothing tells this machine's power.
         energy_basis: what `energy_j` rests on, or why it is None.
@@ -43,7 +44,7 @@ class Plan:
 
     run_id: str
     question: Question
-    phase_s: dict[PhaseName, float]
+    phase_s: dict[PhaseName, float | None]
     kept: tuple[PhaseName, ...]
     disk_bytes: int
     energy_j: float | None
@@ -64,8 +65,14 @@ class Plan:
         ]
         if self.kept:
             lines.append(f"  kept        {', '.join(self.kept)} (measured before; --fresh starts over)")
-        todo = ", ".join(f"{phase} {format_duration(seconds)}" for phase, seconds in self.phase_s.items())
-        total = format_duration(sum(self.phase_s.values()) + _START_UP_S)
+        unknown = f"until {spec.train_for}"
+        todo = ", ".join(
+            f"{phase} {unknown if seconds is None else format_duration(seconds)}"
+            for phase, seconds in self.phase_s.items()
+        )
+        total = format_duration(sum(seconds or 0.0 for seconds in self.phase_s.values()) + _START_UP_S)
+        if None in self.phase_s.values():
+            total += " and the training, whose minutes nothing tells yet"
         lines.append(f"  to do       {todo or 'nothing'}")
         lines.append(f"  estimate    {total} (rough), {format_bytes(self.disk_bytes)} of disk")
         return "\n".join(lines)
@@ -112,7 +119,7 @@ def make_plan(
     macs_per_s = _matmul_macs_per_s(question.device) * _EXPECTED_SHARE_OF_PEAK
     image_s = macs_g / macs_per_s
     step_s = (_GENERATOR_FORWARDS_PER_STEP * macs_g + _DISCRIMINATOR_FORWARDS_PER_STEP * macs_d) / macs_per_s
-    every = {
+    every: dict[PhaseName, float | None] = {
         "cost": 0.5,
         "generate": _windows_s(question, image_s * question.batch_size)
         + min(question.preset.num_latency_samples * image_s, question.preset.max_duration_s),
@@ -142,15 +149,16 @@ def make_plan(
 
 
 def _energy(
-    phase_s: Mapping[PhaseName, float], earlier_w: Mapping[PhaseName, float], tdp_w: float | None
+    phase_s: Mapping[PhaseName, float | None], earlier_w: Mapping[PhaseName, float], tdp_w: float | None
 ) -> tuple[float | None, str]:
     """(joules, what they rest on); None and why where nothing tells the power."""
+    known_s = {phase: seconds for phase, seconds in phase_s.items() if seconds is not None}
     if {"generate", "train_step"} <= earlier_w.keys():
         like_training = ("train_step", "train")
-        power_w = {phase: earlier_w["train_step" if phase in like_training else "generate"] for phase in phase_s}
-        return sum(seconds * power_w[phase] for phase, seconds in phase_s.items()), "power of earlier runs here"
-    if tdp_w is not None:
-        return tdp_w * sum(phase_s.values()), f"at most, at {tdp_w:g} W all the time"
+        power_w = {phase: earlier_w["train_step" if phase in like_training else "generate"] for phase in known_s}
+        return sum(seconds * power_w[phase] for phase, seconds in known_s.items()), "power of earlier runs here"
+    if tdp_w is not None and len(known_s) == len(phase_s):
+        return tdp_w * sum(known_s.values()), f"at most, at {tdp_w:g} W all the time"
     return None, "no earlier run on this machine measured its power"
 
 
@@ -161,18 +169,18 @@ def _windows_s(question: Question, call_s: float) -> float:
     return max(preset.warmup_s, 3 * call_s) + min(preset.num_windows[0] * window_s, preset.max_duration_s)
 
 
-def _train_s(question: Question, step_s: float, earlier_w: Mapping[PhaseName, float]) -> float:
-    """Seconds of the training; 0 where joules end it and nothing tells the power."""
+def _train_s(question: Question, step_s: float, earlier_w: Mapping[PhaseName, float]) -> float | None:
+    """Seconds of the training; None where joules end it and nothing tells the power."""
     budget = question.budget
     if budget.energy_j is not None:
-        return budget.energy_j / earlier_w["train_step"] if earlier_w.get("train_step") else 0.0
+        return budget.energy_j / earlier_w["train_step"] if earlier_w.get("train_step") else None
     return budget.duration_s or (budget.num_images or 0) * step_s
 
 
-def _num_evaluations(question: Question, train_s: float, step_s: float) -> int:
+def _num_evaluations(question: Question, train_s: float | None, step_s: float) -> int:
     """The untrained state's included."""
     every = question.evaluate_every
-    if every is None:
+    if every is None or train_s is None:
         return DEFAULT_NUM_EVALUATIONS + 1
     every_s = every.duration_s or (every.num_images or 0) * step_s
     return int(train_s / every_s) + 2

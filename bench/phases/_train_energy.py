@@ -54,7 +54,10 @@ class TrainingWatch:
     ) -> None:
         self._meters, self._beside, self._setup, self._stretch_s = meters, beside, setup, stretch_s
         self._stretch, self._segment = _Span(self._meters), _Span(self._beside)
-        self.windows: list[Window] = list(windows)
+        self.windows: list[Window] = []
+        self._energy_j: float | None = 0.0 if setup.has_meter else None
+        for window in windows:
+            self._add(window)
 
     def start(self, num_images_shown: int) -> None:
         """The first edge of a segment; the device is idle."""
@@ -85,13 +88,18 @@ class TrainingWatch:
 
     def energy_j(self) -> float | None:
         """Joules so far of the closed stretches, or None where a meter is missing or failed in one of them."""
-        if not self._setup.has_meter:
-            return None
-        return _total(counted(self.windows, SERIES), self._setup.sources).value if self.windows else 0.0
+        return self._energy_j
 
     def _keep(self, series: str, fields: dict[str, Any]) -> Window:
-        self.windows.append(Window(series=series, index=len(self.windows), is_warmup=False, **fields))
-        return self.windows[-1]
+        return self._add(Window(series=series, index=len(self.windows), is_warmup=False, **fields))
+
+    def _add(self, window: Window) -> Window:
+        """Joules are summed as windows come: a look must not walk through days of them."""
+        self.windows.append(window)
+        if window.series == SERIES and self._energy_j is not None:
+            found = window_energy(window, self._setup.sources)
+            self._energy_j = None if isinstance(found, str) else self._energy_j + found[0]
+        return window
 
 
 class _Span:

@@ -61,10 +61,6 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def any(self, is_so: bool) -> bool:
-        """Whether it is so in any process. Waits for all of them."""
-        return any(self.gathered(is_so))
-
     def gathered(self, value: Any) -> list[Any]:
         """Every process's value, by rank, in every process. Waits for all of them."""
         if self.is_alone:

@@ -3,8 +3,8 @@
 Nothing is read from the device but once per `LOOK_EVERY_STEPS`. The loop knows neither files nor metrics: it says when
 an evaluation or a checkpoint is due, with the device idle, and the phase does it. Their seconds are booked apart.
 
-Several processes must decide alike. The clock, the joules and the signal are process 0's, told to the others at each
-look, and so an evaluation that is due by time comes at a look.
+Several processes must decide alike. The clock and the signal are process 0's, told to the others at each look, so that
+an evaluation that is due by time comes at a look. Joules do not end such a training.
 """
 
 from __future__ import annotations
@@ -130,7 +130,6 @@ class Loop:
         self._is_watched = False
         self._is_asked_to_stop = False
         self._clock_s = progress.train_s  # process 0's training seconds, as all processes know them
-        self._energy_j = hooks.watch.energy_j()
         self._saved_at = (trainer.num_images_shown, progress.train_s)
         self._bar = ProgressBar(pace.budget, trainer.num_images_shown, progress.train_s)
 
@@ -140,6 +139,7 @@ class Loop:
         Raises:
             DivergedError: too many updates in a row were not finite; a dump was kept.
             InterruptedRunError: a signal asked to stop; a checkpoint was kept.
+            BenchError: joules are to end the training and a meter failed; a checkpoint was kept.
             StorageError: the log or a snapshot cannot be written.
         """
         trainer, batch = self._trainer, None
@@ -147,6 +147,7 @@ class Loop:
             while True:
                 if self._losses.num_steps == LOOK_EVERY_STEPS:
                     self._look(batch)
+                self._check_joules()
                 is_over = self._spent(self._pace.budget) >= 1
                 is_due = is_over or self._spent(self._pace.evaluate_every) >= self.progress.num_evaluations
                 if is_due and self._losses.num_steps:
@@ -184,17 +185,15 @@ class Loop:
         progress.last_losses, progress.num_nonfinite = look.means, look.num_nonfinite
         self._watch.tick(trainer.num_images_shown)
         self._book(perf_counter() - started)
-        self._energy_j = self._watch.energy_j()
         if not trainer.world.is_alone:
-            self._clock_s, self._energy_j, self._is_asked_to_stop = trainer.world.gathered(
-                (progress.train_s, self._energy_j, self._hooks.stop.is_set)
-            )[0]
+            self._clock_s, self._is_asked_to_stop = trainer.world.agreed((progress.train_s, self._hooks.stop.is_set))
         counts = {f"num_nonfinite_{name}": float(count) for name, count in look.num_nonfinite.items() if count}
         line = {"images_shown": trainer.num_images_shown, "duration_s": progress.train_s}
-        energy = {} if self._energy_j is None else {"energy_j": self._energy_j}
+        energy_j = self._joules_so_far()
+        energy = {} if energy_j is None else {"energy_j": energy_j}
         for sink in self._hooks.sinks:
             sink.write({**line, **energy, **look.means, **counts})
-        self._bar.show(trainer.num_images_shown, progress.train_s, self._energy_j)
+        self._bar.show(trainer.num_images_shown, progress.train_s, energy_j)
 
     def _evaluate(self) -> None:
         self._close_segment()
@@ -224,10 +223,22 @@ class Loop:
                 "last checkpoint."
             )
 
+    def _check_joules(self) -> None:
+        """A training that joules are to end would never end without them. Raises BenchError, after a checkpoint."""
+        if self._pace.budget.energy_j is not None and self._joules_so_far() is None:
+            self._checkpoint()
+            raise BenchError(
+                f"An energy meter failed, up to image {self._trainer.num_images_shown}, so the joules that --train-for "
+                "is to end on are unknown; a checkpoint is kept. Give images or time."
+            )
+
+    def _joules_so_far(self) -> float | None:
+        """As of the last closed stretch; of several processes each knows its own only, so none is told."""
+        return self._watch.energy_j() if self._trainer.world.is_alone else None
+
     def _close_segment(self) -> None:
         if self._is_watched:
             self._watch.stop(self._trainer.num_images_shown)
-            self._energy_j = self._trainer.world.agreed(self._watch.energy_j())
         self._is_watched = False
 
     def _book(self, duration_s: float) -> None:
@@ -242,4 +253,4 @@ class Loop:
         if budget.duration_s is not None:
             return self._clock_s / budget.duration_s
         assert budget.energy_j is not None
-        return (self._energy_j or 0.0) / budget.energy_j
+        return (self._joules_so_far() or 0.0) / budget.energy_j  # unknown ones have ended the training already
