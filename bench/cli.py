@@ -120,6 +120,7 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     from bench.report.carbon import co2_sentence
     from bench.report.grids import checked_pue, chosen_grid
     from bench.store import RECORD_FILE
+    from bench.training.distributed import asked_world
     from bench.training.feed import Loading
 
     electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
@@ -145,7 +146,7 @@ def run(  # noqa: PLR0913, PLR0917 - typer turns each into an option
             loading=loading,
         ),
     )
-    if not runner.is_first_process():
+    if not asked_world().is_first:
         return 0
     folder = results / record.run_id
     if json:

@@ -40,7 +40,7 @@ from bench.records import (
     RunSpec,
 )
 from bench.store import RunFolder, load_all, write_atomically
-from bench.training.distributed import asked_world, joined
+from bench.training.distributed import joined
 from bench.training.feed import Loading
 from bench.training.log import check_tensorboard
 from bench.training.signals import stop_on_signals
@@ -185,11 +185,6 @@ def _stored(folder: RunFolder, record: Record, result: PhaseResult, outcome: Out
     if result.phase == "train" and result.status == "ok":
         train.clear_checkpoints(folder.path)
     return record
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a job that speaks and writes."""
-    return asked_world().is_first
 
 
 def _check_shared(name: PhaseName, outcome: Outcome) -> None:
