@@ -13,15 +13,12 @@ never a file. Nothing here draws random weights; a figure from an untrained Ince
 from __future__ import annotations
 
 import functools
-import io
 
-import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from bench.errors import BenchError
 from bench.metrics._pinned_weights import PinnedWeights
-from bench.metrics._pretrained import PretrainedNetwork
+from bench.metrics._pretrained import PretrainedNetwork, from_torch_fidelity
 
 LAYERS = ("2048", "logits_unbiased")
 FEATURE_WIDTH = 2048
@@ -56,16 +53,10 @@ def _opened(weights: PinnedWeights, path: str) -> PretrainedNetwork:  # noqa: AR
 
 
 def _network(state: dict[str, Tensor]) -> nn.Module:
-    checked = io.BytesIO()
-    torch.save(state, checked)
-    checked.seek(0)
-    try:
-        with torch.random.fork_rng(devices=[]):  # its constructor draws weights before it loads these
-            network: nn.Module = FeatureExtractorInceptionV3(
-                "inception-v3-compat", list(LAYERS), feature_extractor_weights_path=checked
-            )
-    except RuntimeError as error:
-        raise BenchError(
-            "torch-fidelity here builds another Inception than the pinned weights are for; install version 0.4.0."
-        ) from error
-    return network
+    return from_torch_fidelity(
+        lambda file: FeatureExtractorInceptionV3(
+            "inception-v3-compat", list(LAYERS), feature_extractor_weights_path=file
+        ),
+        state,
+        "torch-fidelity here builds another Inception than the pinned weights are for; install version 0.4.0.",
+    )

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -201,6 +202,24 @@ class PretrainedNetwork:
     def _require_noise_is_far(self, noise: float, floor: float, features: Features) -> None:
         num_real, width = features.shape
         require_noise_is_far(self.weights.title, distance=noise, floor=floor, num_real=num_real, width=width)
+
+
+def from_torch_fidelity(
+    build: Callable[[io.BytesIO], nn.Module], state: dict[str, Tensor], complaint: str
+) -> nn.Module:
+    """An extractor of torch-fidelity with checked weights in it: it takes a file, and would draw others before.
+
+    Raises:
+        BenchError: it is another network than the weights are for; `complaint` says so.
+    """
+    checked = io.BytesIO()
+    torch.save(state, checked)
+    checked.seek(0)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return build(checked)
+    except RuntimeError as error:
+        raise BenchError(complaint) from error
 
 
 def require_noise_is_far(title: str, *, distance: float, floor: float, num_real: int, width: int) -> None:

@@ -76,3 +76,8 @@ class MetricSpec:
     why_not: Callable[[str], str | None]
     prepare: Callable[[OpenDataset], PreparedMetric]
     why_unavailable: Callable[[], str | None] = _always_available
+
+
+def why_not_random(dataset: str) -> str | None:
+    """`why_not` of a metric that measures any images but random ones."""
+    return "Random images have no quality to measure." if dataset == "synthetic" else None

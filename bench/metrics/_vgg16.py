@@ -9,15 +9,12 @@ torchvision's weights, where its authors used those of the original release, so 
 from __future__ import annotations
 
 import functools
-import io
 
-import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-from bench.errors import BenchError
 from bench.metrics._pinned_weights import PinnedWeights
-from bench.metrics._pretrained import PretrainedNetwork
+from bench.metrics._pretrained import PretrainedNetwork, from_torch_fidelity
 
 LAYERS = ("fc2_relu",)
 FEATURE_WIDTH = 4096
@@ -51,12 +48,8 @@ def _opened(weights: PinnedWeights, path: str) -> PretrainedNetwork:  # noqa: AR
 
 
 def _network(state: dict[str, Tensor]) -> nn.Module:
-    checked = io.BytesIO()
-    torch.save(state, checked)
-    checked.seek(0)
-    try:
-        with torch.random.fork_rng(devices=[]):  # its constructor draws weights before it loads these
-            network: nn.Module = FeatureExtractorVGG16("vgg16", list(LAYERS), feature_extractor_weights_path=checked)
-    except RuntimeError as error:
-        raise BenchError("torchvision here builds another VGG-16 than the pinned weights are for.") from error
-    return network
+    return from_torch_fidelity(
+        lambda file: FeatureExtractorVGG16("vgg16", list(LAYERS), feature_extractor_weights_path=file),
+        state,
+        "torchvision here builds another VGG-16 than the pinned weights are for.",
+    )

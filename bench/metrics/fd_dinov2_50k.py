@@ -13,7 +13,7 @@ from bench.datasets._spec import OpenDataset
 from bench.metrics import _frechet_50k as frechet_50k
 from bench.metrics._dinov2 import dinov2, why_unavailable
 from bench.metrics._frechet_50k import Names, PreparedFrechet
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 
 _NAMES = Names(
     source="fd_dinov2_50k",
@@ -28,10 +28,6 @@ _FEATURES = "DINOv2 ViT-L/14, TensorFlow 1 bilinear resize to 224 px"
 def _prepare(dataset: OpenDataset) -> PreparedFrechet:
     network = dinov2()
     return frechet_50k.prepare(network, network.real_images(dataset), _NAMES, _FEATURES)
-
-
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
 
 
 METRIC = MetricSpec(
@@ -53,7 +49,7 @@ METRIC = MetricSpec(
         ),
     },
     num_images=frechet_50k.NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
     why_unavailable=why_unavailable,
 )

@@ -19,7 +19,7 @@ from bench.datasets._spec import OpenDataset
 from bench.metrics import _frechet_50k as frechet_50k
 from bench.metrics._frechet_50k import Names, PreparedFrechet
 from bench.metrics._inception import inception, why_unavailable
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 
 _NAMES = Names(source="fid_50k", full="fid_50k", biased="fid_biased", infinity="fid_infinity", floor="fid_floor")
 _FEATURES = "torch-fidelity inception-v3-compat, TensorFlow 1 bilinear resize to 299 px"
@@ -28,10 +28,6 @@ _FEATURES = "torch-fidelity inception-v3-compat, TensorFlow 1 bilinear resize to
 def _prepare(dataset: OpenDataset) -> PreparedFrechet:
     network = inception()
     return frechet_50k.prepare(network, network.real_images(dataset), _NAMES, _FEATURES)
-
-
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
 
 
 METRIC = MetricSpec(
@@ -55,7 +51,7 @@ METRIC = MetricSpec(
         ),
     },
     num_images=frechet_50k.NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
     why_unavailable=why_unavailable,
 )

@@ -24,7 +24,7 @@ from bench.datasets._spec import Images, OpenDataset
 from bench.metrics._frechet import ContentGroups
 from bench.metrics._inception import LAYERS, NUM_CLASSES, inception, why_unavailable
 from bench.metrics._pretrained import Features, PretrainedNetwork, RealImages
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 from bench.records import Quantity, unknown
 
 NUM_IMAGES = 50_000
@@ -141,10 +141,6 @@ def _prepare(dataset: OpenDataset) -> PreparedInceptionScore:
     return PreparedInceptionScore(network=network, real=network.real_images(dataset))
 
 
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
-
-
 METRIC = MetricSpec(
     title="Inception score",
     figures={
@@ -157,7 +153,7 @@ METRIC = MetricSpec(
         "inception_score_split_sd": Figure(unit="1", better=None, meaning="standard deviation of it over ten splits"),
     },
     num_images=NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
     why_unavailable=why_unavailable,
 )

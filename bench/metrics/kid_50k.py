@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.datasets._spec import Images, OpenDataset
 from bench.metrics._inception import inception, why_unavailable
 from bench.metrics._pretrained import Features, PretrainedNetwork, RealImages, content_digests
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 from bench.records import Quantity, unknown
 
 NUM_IMAGES = 50_000
@@ -129,10 +129,6 @@ def _prepare(dataset: OpenDataset) -> PreparedKid:
     return PreparedKid(network=network, real=network.real_images(dataset))
 
 
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
-
-
 METRIC = MetricSpec(
     title="Kernel Inception distance",
     figures={
@@ -143,7 +139,7 @@ METRIC = MetricSpec(
         "kid_subset_sd": Figure(unit="1", better=None, meaning="standard deviation of it over 100 subsets of 1,000"),
     },
     num_images=NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
     why_unavailable=why_unavailable,
 )

@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.datasets._spec import Images, OpenDataset
 from bench.metrics._modes import wilson_interval
 from bench.metrics._pretrained import Features, PretrainedNetwork, RealImages
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 from bench.metrics._vgg16 import LAYERS, vgg16, why_unavailable
 from bench.records import Quantity, unknown
 
@@ -164,10 +164,6 @@ def _prepare(dataset: OpenDataset) -> PreparedPrecisionRecall:
     return PreparedPrecisionRecall(network=network, real=real, real_radii=radii)
 
 
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
-
-
 METRIC = MetricSpec(
     title="Precision and recall",
     figures={
@@ -181,7 +177,7 @@ METRIC = MetricSpec(
         "recall_fewer": Figure(unit="1", better="higher", meaning="recall from other counts, another figure"),
     },
     num_images=NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
     why_unavailable=why_unavailable,
 )

@@ -41,7 +41,7 @@ from bench.metrics._frechet import (
     moments_of,
 )
 from bench.metrics._random_features import RandomFeatures, checked_features, features_of
-from bench.metrics._spec import Figure, MetricSpec
+from bench.metrics._spec import Figure, MetricSpec, why_not_random
 from bench.records import Quantity, unknown
 
 NUM_IMAGES = 5000
@@ -227,10 +227,6 @@ def _require_noise_is_far(noise: float, floor: float, num_images: int) -> None:
         )
 
 
-def _why_not(dataset: str) -> str | None:
-    return "Random images have no quality to measure." if dataset == "synthetic" else None
-
-
 METRIC = MetricSpec(
     title="Random-feature Fréchet distance (a proxy that needs no weights)",
     figures={
@@ -246,6 +242,6 @@ METRIC = MetricSpec(
         ),
     },
     num_images=NUM_IMAGES,
-    why_not=_why_not,
+    why_not=why_not_random,
     prepare=_prepare,
 )
