@@ -1,9 +1,12 @@
-"""Whether two quality figures may be compared, and if not, which fields of their protocols differ.
+"""Whether two figures may be compared, and if not, in which fields of their protocols or settings they differ.
 
 Why it exists: "FID 4.9" means nothing without set, split, crop, resize, count and network, and tables that rank such
 numbers against each other are the field's commonest mistake. Two figures are ranked here only if everything that
 decides their value is equal: the data set (name, resolution, protocol), how the images were generated, and the metric's
 own protocol. What was scored (weights, seeds), who scored it (machine, meters) and what it cost are no part of it.
+
+A count (parameters, MACs, bytes) depends on the image's side alone. Time, energy and memory depend on the machine, the
+software and the way of running as well, and, but for latency at batch 1, on the batch size.
 
 Records written before a metric's protocol listed its figures do not say whose protocol is whose; then all their
 metrics' protocols must agree. Nothing here imports torch.
@@ -27,8 +30,48 @@ NOT_PROTOCOL = ("backend", "meters", "score_duration_s", "scored")
 COMPANIONS = ("_real", "_untrained", "_seed_spread")
 """Endings of the figures that stand beside a metric's own and follow its protocol."""
 
+WAYS_OF_RUNNING = (
+    "device",
+    "precision",
+    "compile",
+    "capture",
+    "channels_last",
+    "num_accumulation_steps",
+    "num_processes",
+)
+"""Fields of the question that change speed, energy and memory and are no part of the model."""
+
+MACHINE_FIELDS = ("hostname", "cpu", "gpus", "gpu_power_limit_w", "num_torch_threads", "driver", "cuda", "torch")
+"""Fields of the machine that two figures of speed, energy or memory must share."""
+
 FIGURES = "figures"
 """Key under which a metric's protocol lists the figures it speaks of."""
+
+
+def deciding(record: Record, figure: str) -> dict[str, JsonValue] | None:
+    """Everything besides the model that decides the figure: a quality figure's protocol, or else its setting.
+
+    None where nobody recorded it, so that the figure may be compared with nothing.
+    """
+    cost = record.phases.get("cost")
+    if cost is not None and figure in cost.quantities:
+        return {"resolution": record.spec.resolution}
+    found = [result.quantities.get(figure) for name, result in record.phases.items() if name != "quality"]
+    if any(quantity is not None and quantity.unit != "1" for quantity in found):  # scores have no unit
+        return setting_of(record, figure)
+    return protocol_of(record, figure)
+
+
+def setting_of(record: Record, figure: str) -> dict[str, JsonValue]:
+    """Everything besides the model that decides a figure of time, energy or memory.
+
+    The data set is no part of it: compute does not depend on what the images show.
+    """
+    spec, machine = record.spec, record.machine
+    ways = {name: getattr(spec, name) for name in WAYS_OF_RUNNING}
+    hardware = {name: _json(getattr(machine, name)) for name in MACHINE_FIELDS}
+    batch: dict[str, JsonValue] = {} if "latency" in figure else {"batch_size": spec.batch_size}
+    return {"resolution": spec.resolution, **batch, **ways, "machine": hardware}
 
 
 def protocol_of(record: Record, metric: str) -> dict[str, JsonValue] | None:
@@ -68,8 +111,8 @@ def base_of(figure: str) -> str:
 
 
 def disagreement(record_a: Record, record_b: Record, metric: str) -> list[str]:
-    """Dotted names of the fields in which the protocols of a figure differ; empty where the two may be compared."""
-    found = [protocol_of(record, metric) for record in (record_a, record_b)]
+    """Dotted names of the fields in which a figure's protocols or settings differ; empty where it may be compared."""
+    found = [deciding(record, metric) for record in (record_a, record_b)]
     missing = [record.run_id for record, each in zip((record_a, record_b), found, strict=True) if each is None]
     if missing:
         return [f"protocol (not recorded in {', '.join(missing)})"]
@@ -89,14 +132,14 @@ def differences(documents: Sequence[JsonValue], path: str = "") -> list[str]:
 
 
 def comparable_groups(records: Sequence[Record], metric: str) -> list[list[Record]]:
-    """The records whose figure is known, parted so that within a part the protocols agree; in the order met.
+    """The records whose figure is known, parted so that in a part all that decides it agrees; in the order met.
 
     A record whose protocol is not recorded is alone: nobody can tell what it may be compared with.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         if _known(record, metric) is not None:
-            protocol = protocol_of(record, metric)
+            protocol = deciding(record, metric)
             text = f"unknown of {record.run_id}" if protocol is None else json.dumps(protocol, sort_keys=True)
             groups.setdefault(text, []).append(record)
     return list(groups.values())
@@ -140,6 +183,12 @@ def _is_of_preparation(key: str, fact: JsonValue) -> bool:
 def _without_figures(fact: JsonValue) -> JsonValue:
     """Older records have no such list; the protocol is the same."""
     return {key: each for key, each in fact.items() if key != FIGURES} if isinstance(fact, dict) else fact
+
+
+def _json(fact: object) -> JsonValue:
+    """Tuples as JSON has them."""
+    document: JsonValue = json.loads(json.dumps(fact))
+    return document
 
 
 def _known(record: Record, metric: str) -> Quantity | None:

@@ -199,3 +199,17 @@ def test_what_the_scoring_stores_is_what_the_comparison_reads(tmp_path, monkeypa
     other = stored | {"another metric": {"num_images": 1, "figures": ["another"]}}
     assert disagreement(record("a", stored), record("b", other), "rfd_v1") == []
     assert disagreement(record("a", stored), record("b", other), "another") != []
+
+
+def test_speed_is_compared_within_one_machine_and_setting_and_latency_across_batch_sizes():
+    phases = make_phases()
+    one, other = make_record("a", phases=phases), make_record("b", phases=phases, batch_size=64)
+    assert disagreement(one, other, "train_images_per_s") == ["batch_size"]
+    assert disagreement(one, other, "generate_latency_ms_p50") == []
+    assert disagreement(one, other, "macs_generator") == []
+    machine = one.machine.model_copy(update={"torch": "2.99.0"})
+    moved = one.model_copy(update={"run_id": "c", "machine": machine})
+    assert disagreement(one, moved, "train_images_per_s") == ["machine.torch"]
+    assert disagreement(one, moved, "macs_generator") == []
+    assert leaders([one, moved], "train_images_per_s", "higher") == set()
+    assert leaders([one, one.model_copy(update={"run_id": "d"})], "train_images_per_s", "higher") == {"a", "d"}

@@ -45,3 +45,18 @@ BETTER: dict[str, Literal["lower", "higher"]] = {
         "higher",
     ),
 }
+# Figures of cost, and which way is cheaper. Parameters and MACs are no merit by themselves, but of two generators that
+# give the same the smaller is the cheaper one.
+BETTER_COST: dict[str, Literal["lower", "higher"]] = {
+    "num_params_generator": "lower",
+    "num_params_discriminator": "lower",
+    "macs_generator": "lower",
+    "macs_discriminator": "lower",
+    "generate_images_per_s": "higher",
+    "generate_latency_ms_p50": "lower",
+    "train_images_per_s": "higher",
+    "peak_memory_bytes": "lower",
+    "generate_peak_memory_bytes": "lower",
+    "generate_energy_j_per_image": "lower",
+    "train_step_energy_j_per_image": "lower",
+}

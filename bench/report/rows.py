@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bench.records import PhaseName, Quantity, Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import plain, shortened
+from bench.report.notation import UNMARKED_KINDS, plain, provenance_mark, shortened
 
 COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")
 SPEED_COLUMNS = ("generate_images_per_s", "generate_latency_ms_p50", "train_images_per_s", "peak_memory_bytes")
@@ -120,17 +120,38 @@ def skipped_phases(record: Record) -> dict[str, str]:
 
 def why_not_publishable(record: Record) -> str:
     """Why the figures of this run are not for publication, in a few words; empty where they are."""
+    if record.spec.preset != "smoke" and record.status != "ok":
+        return f"{record.status}, not publishable"
+    return _doubt(record)
+
+
+def _doubt(record: Record) -> str:
+    """What speaks against all of a run's measured figures, whatever its phases say."""
     if record.spec.preset == "smoke":
         return "smoke, not publishable"
-    if record.status != "ok":
-        return f"{record.status}, not publishable"
     errors = sorted({finding.rule for finding in record.validity if finding.level == "error"})
     if errors:
         return f"not publishable: {', '.join(errors)}"
     simulated = sorted(name for name, quantity in all_quantities(record).items() if is_simulated(quantity))
-    if simulated:
-        return f"not publishable: simulated {', '.join(simulated)}"
-    return ""
+    return f"not publishable: simulated {', '.join(simulated)}" if simulated else ""
+
+
+def why_not_ranked(record: Record, figure: str) -> str:
+    """Why this figure may neither be ranked nor be called the best, in a few words; empty where it may.
+
+    Its own phase decides, not the whole run: that training failed says nothing against counts. A phase that is
+    inconclusive is ranked by its interval, which is wider than was asked for and no less true.
+    """
+    phase = next((result for result in record.phases.values() if figure in result.quantities), None)
+    if phase is None or phase.quantities[figure].value is None:
+        return "not known"
+    if phase.phase == "cost":
+        return "" if phase.status == "ok" else f"the phase cost is {phase.status}"
+    if phase.status not in ("ok", "inconclusive"):
+        return f"the phase {phase.phase} is {phase.status}"
+    if phase.quantities[figure].kind not in UNMARKED_KINDS or provenance_mark(phase.quantities[figure]):
+        return f"not measured but {provenance_mark(phase.quantities[figure])}"
+    return _doubt(record)
 
 
 def all_quantities(record: Record) -> dict[str, Quantity]:
