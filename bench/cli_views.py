@@ -10,6 +10,8 @@ import typer
 
 from bench import cli_options as options
 
+_MAX_PROBLEMS = 20
+
 
 def say(text: str) -> None:
     """To a person, on stderr."""
@@ -17,12 +19,18 @@ def say(text: str) -> None:
 
 
 def list_(
-    kind: Annotated[Literal["models", "datasets", "meters", "metrics"], typer.Argument(help="What to list.")],
+    kind: Annotated[Literal["models", "datasets", "meters", "metrics", "runs"], typer.Argument(help="What to list.")],
+    results: options.Results = Path("results"),
 ) -> None:
-    """List models, datasets, meters or metrics."""
-    from bench import listing
+    """List models, datasets, meters, metrics, or the runs in --results that were written last."""
+    if kind == "runs":
+        from bench.report.text import newest_runs
 
-    typer.echo(getattr(listing, kind)())
+        typer.echo(newest_runs(results))
+    else:
+        from bench import listing
+
+        typer.echo(getattr(listing, kind)())
 
 
 def show(
@@ -50,19 +58,22 @@ def report(
     grid_year: options.GridYear = None,
     pue: options.Pue = 1.0,
 ) -> None:
-    """Write results.csv, curve.csv, report.md and the pictures from the records in --results; CO2 with --grid."""
+    """Write the CSV tables, report.md and the pictures from the records in --results; CO2 with --grid."""
     from bench.report.grids import chosen_grid
-    from bench.report.text import terminal_table
+    from bench.report.text import MAX_TERMINAL_RUNS, terminal_table
     from bench.report.write import write_report
-    from bench.store import load_all
 
     electricity = chosen_grid(code=grid, g_per_kwh=grid_g_per_kwh, source=grid_source, year=grid_year)
     files = write_report(results, out, grid=electricity, pue=pue)
-    for problem in files.problems:
+    for problem in files.problems[:_MAX_PROBLEMS]:
         say(f"Skipped: {problem}")
-    runs, _ = load_all(results)
-    typer.echo(terminal_table([run.record for run in runs]))
-    typer.echo("\n".join(str(path) for path in (files.csv, files.curve_csv, files.markdown, *files.pictures)))
+    if len(files.problems) > _MAX_PROBLEMS:
+        say(f"Skipped: {len(files.problems) - _MAX_PROBLEMS} more, listed at the end of {files.markdown}.")
+    if files.left_out:
+        say(files.left_out)
+    if len(files.shown) <= MAX_TERMINAL_RUNS:
+        typer.echo(terminal_table(files.shown))
+    typer.echo("\n".join(str(path) for path in (*files.tables, files.markdown, *files.pictures)))
 
 
 def doctor(

@@ -39,7 +39,7 @@ from bench.records import (
     Record,
     RunSpec,
 )
-from bench.store import RunFolder, load_all, write_atomically
+from bench.store import RunFolder, load_newest, write_atomically
 from bench.training.distributed import joined
 from bench.training.feed import Loading
 from bench.training.log import check_tensorboard
@@ -55,6 +55,7 @@ _PHASE_MODULES: dict[PhaseName, ModuleType] = {
 }
 SHARED_PHASES: tuple[PhaseName, ...] = ("train_step", "train")  # by all processes of a job
 _TRY_AGAIN: tuple[PhaseStatus, ...] = ("failed", "oom", "timeout")
+_NUM_EARLIER_RUNS = 50  # the power of these is what a plan reckons with
 
 
 def _silent(_: str) -> None:
@@ -219,8 +220,8 @@ def plan(spec: RunSpec, *, results: Path | str = "results", phases: Sequence[Pha
 
 
 def _earlier_power_w(results: Path, machine: Machine) -> dict[PhaseName, float]:
-    """Phase → median power that runs on this very machine drew in it; only phases that any run measured."""
-    runs, _ = load_all(results)
+    """Phase → median power that recent runs on this very machine drew in it; only phases that any run measured."""
+    runs, _ = load_newest(results, _NUM_EARLIER_RUNS)
     own = [run.record for run in runs if fingerprint(run.record.machine) == fingerprint(machine)]
     phases: tuple[PhaseName, ...] = ("generate", "train_step")
     found = {phase: [record.quantity(f"{phase}_power_w") for record in own] for phase in phases}

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,16 +150,40 @@ class StoredRun:
     folder: Path
 
 
+def each_run(results: Path) -> Iterator[StoredRun | RecordError]:
+    """Every run under `results`, by run id, one at a time; in place of a record that cannot be read, why."""
+    for path in sorted(results.glob(f"*/{RECORD_FILE}")):
+        try:
+            yield StoredRun(read_record(path), path.parent)
+        except RecordError as error:
+            yield error
+
+
 def load_all(results: Path) -> tuple[list[StoredRun], list[str]]:
     """Every run under `results`, by run id, and one sentence for each record that cannot be read."""
     runs: list[StoredRun] = []
     problems: list[str] = []
-    for path in sorted(results.glob(f"*/{RECORD_FILE}")):
-        try:
-            runs.append(StoredRun(read_record(path), path.parent))
-        except RecordError as error:
-            problems.append(str(error))
+    for each in each_run(results):
+        if isinstance(each, StoredRun):
+            runs.append(each)
+        else:
+            problems.append(str(each))
     return runs, problems
+
+
+def load_newest(results: Path, limit: int) -> tuple[list[StoredRun], int]:
+    """At most `limit` readable runs, those whose records were written last; how many records there are in all.
+
+    Reads no more than it returns (and what is broken), so it answers at once among many thousand.
+    """
+    written = sorted(((path.stat().st_mtime_ns, path) for path in results.glob(f"*/{RECORD_FILE}")), reverse=True)
+    runs: list[StoredRun] = []
+    for _, path in written:
+        if len(runs) == limit:
+            break
+        with suppress(RecordError):
+            runs.append(StoredRun(read_record(path), path.parent))
+    return runs, len(written)
 
 
 def find_run(results: Path, run_id: str) -> StoredRun:

@@ -13,12 +13,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import HOSTILE, figure, make_phases, make_record
+from test_report import HOSTILE, figure, make_phases, make_record, results_csv
 
 from bench.errors import UsageError
 from bench.records import Quantity, Record, unknown
 from bench.report.carbon import ACTIVITIES, co2_of, co2_sentence
-from bench.report.csv_table import results_csv
 from bench.report.grids import FIVE_GRIDS, Grid, checked_pue, chosen_grid, grid_of, pue_text
 from bench.report.markdown import report_markdown
 from bench.report.notation import format_quantity, rounded
@@ -76,7 +75,7 @@ def rows_of(records, **options) -> pd.DataFrame:
 
 
 def section(records, **options) -> str:
-    page = report_markdown(records, [], [], **options)
+    page = report_markdown([reported(record, **options) for record in records], [], [], **options)
     return page.split("## Energy and CO2\n")[1].split("\n## ")[0]
 
 

@@ -20,8 +20,10 @@ from bench.records import (
     RunSpec,
     status_of,
 )
-from bench.report.csv_table import results_csv
+from bench.report.csv_long import LongTable
+from bench.report.csv_table import ResultsTable
 from bench.report.markdown import report_markdown
+from bench.report.published import reported
 from bench.report.rows import run_labels, short_ids, why_not_publishable
 from bench.report.text import terminal_table
 
@@ -150,6 +152,17 @@ def failed_phases() -> dict[str, PhaseResult]:
     phases["train"] = PhaseResult(phase="train", status="skipped", reason="train_step ran out of memory", **bad)
     phases["quality"] = PhaseResult(phase="quality", status="skipped", reason="there are no trained weights", **bad)
     return phases
+
+
+def csv_of(table: ResultsTable | LongTable, records: list[Record], **electricity) -> str:
+    """A CSV table of the records, each as a report may show it."""
+    for record in records:
+        table.add(reported(record, **electricity))
+    return table.text()
+
+
+def results_csv(records: list[Record], **electricity) -> str:
+    return csv_of(ResultsTable(**electricity), records, **electricity)
 
 
 def read_csv(records: list[Record]) -> pd.DataFrame:

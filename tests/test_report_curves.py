@@ -9,12 +9,12 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from test_report import HOSTILE, figure, make_phases, make_record, read_csv
+from test_report import HOSTILE, csv_of, figure, make_phases, make_record, read_csv
 
 from bench.catalog import METRICS
 from bench.records import CurvePoint, Quantity, Record, RunSpec, unknown
 from bench.report import plots, plots_quality
-from bench.report.csv_table import curve_csv
+from bench.report.csv_long import curve_table
 from bench.report.curves import ENERGY, IMAGES, TIME, Configuration, aligned, averages_of, groups_of, quality_protocol
 from bench.report.directions import BETTER
 from bench.report.energy_to_quality import (
@@ -177,7 +177,7 @@ def test_joules_of_a_simulated_device_are_shown_nowhere():
     assert only([record]).energy_label is None
     assert "no run here has an energy meter" in texts(drawn(plots_quality.quality_curves, record))
     assert [row[5] for row in table_rows([record])] == ["—"] * len(table_rows([record]))
-    table = pd.read_csv(io.StringIO(curve_csv([record])))
+    table = pd.read_csv(io.StringIO(csv_of(curve_table(), [record])))
     assert table[["train_energy_j", "evaluation_energy_j", "train_energy_j_label"]].isna().all(axis=None)
 
 
@@ -409,7 +409,7 @@ def test_a_data_set_whose_evaluations_know_nothing_together_is_named():
 
 def test_the_curve_csv_has_a_row_per_evaluation_and_metric():
     record = curved("a", [2.0, None], seed=3)
-    table = pd.read_csv(io.StringIO(curve_csv([record, make_record("b", curve=())])))
+    table = pd.read_csv(io.StringIO(csv_of(curve_table(), [record, make_record("b", curve=())])))
     assert list(table.columns[:17]) == [
         "run_id",
         "model_title",
@@ -441,11 +441,11 @@ def test_the_curve_csv_has_a_row_per_evaluation_and_metric():
 
 def test_hostile_strings_stay_inert_in_the_curve_tables():
     record = curved("=" + HOSTILE, [2.0, 0.1], model="=" + HOSTILE, dataset=HOSTILE)
-    table = pd.read_csv(io.StringIO(curve_csv([record])))
+    table = pd.read_csv(io.StringIO(csv_of(curve_table(), [record])))
     assert table["run_id"].str.startswith("'=").all()
     page = "\n\n".join(reach_blocks([record]))
     assert "<script" not in page
-    assert "\x1b" not in page + curve_csv([record])
+    assert "\x1b" not in page + csv_of(curve_table(), [record])
     drawn(plots_quality.quality_curves, record)
 
 

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from test_report import HOSTILE, failed_phases, figure, make_phases, make_record, read_csv
+from test_report import HOSTILE, failed_phases, figure, make_phases, make_record, read_csv, results_csv
 
 from bench.records import unknown
-from bench.report.csv_table import results_csv
 from bench.report.markdown import PictureNote, report_markdown
 from bench.report.text import show_run, terminal_table
 from bench.store import StoredRun

@@ -1,8 +1,9 @@
-"""How a table of quality says which of its figures may be compared: a letter per protocol, bold for the best of one.
+"""How a table says which of its figures may be compared: a letter per quality protocol, bold for the best of one.
 
 Why it exists: a table puts numbers side by side, and a reader ranks what stands side by side. So wherever protocols
-differ the cells say so, and the best is only ever the best of those whose protocols agree. The rules are those of
-`bench/compare.py`; smoke runs and runs with a simulated device may be compared but are never called the best.
+differ the cells say so, and the best is only ever the best of those whose protocols or settings agree. The rules are
+those of `bench/compare.py`; which figures are never called the best is `rows.why_not_ranked`. Settings have no letters:
+machine, precision and batch size stand in the row. Counts have no best: few parameters are no merit of their own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from string import ascii_lowercase
 
 from bench.compare import comparable_groups, disagreement, leaders
 from bench.records import Record
-from bench.report.directions import BETTER
-from bench.report.rows import why_not_publishable
+from bench.report.directions import BETTER, BETTER_COST
+from bench.report.rows import COST_COLUMNS, why_not_ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,13 @@ def marked_figures(records: Sequence[Record], figures: Sequence[str], names: Map
     best: set[tuple[str, str]] = set()
     for figure in figures:
         groups = comparable_groups(records, figure)
-        if len(groups) > 1:
+        if len(groups) > 1 and figure not in BETTER_COST:
             letters |= {(each.run_id, figure): _letter(index) for index, group in enumerate(groups) for each in group}
             explanations += _explained(groups, figure, names)
-        if figure in BETTER:
-            eligible = [record for record in records if not why_not_publishable(record)]
-            best |= {(run_id, figure) for run_id in leaders(eligible, figure, BETTER[figure])}
+        better = {**BETTER, **BETTER_COST}.get(figure)
+        if better is not None and figure not in COST_COLUMNS:
+            eligible = [record for record in records if not why_not_ranked(record, figure)]
+            best |= {(run_id, figure) for run_id in leaders(eligible, figure, better)}
     return Marks(letters=letters, best=frozenset(best), explanations=tuple(explanations))
 
 

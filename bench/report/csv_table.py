@@ -1,27 +1,25 @@
-"""`results.csv`: one row per run; `curve.csv`: one per evaluation and metric. Unrounded, for spreadsheets and pandas.
+"""`results.csv`: one row per run, unrounded, for spreadsheets and pandas.
 
 A column is named after its quantity, with the ends of the 95 % interval in `NAME_low` and `NAME_high`. An unknown
 figure is an empty cell and its reason is in `notes`; one that was not measured or computed is named in `kinds`.
 
 An energy and a CO2 also have `NAME_label`, how it is known, and `NAME_systematic`, the sensor's relative error, which
 is not in the interval. `PHASE_energy_publishable` is apart from `publishable`, which speaks of the run: a run may be
-sound and its windows too short for joules. CO2 is computed here, under the grid and PUE that stand in the same row.
-
-In `curve.csv` images, seconds and joules are training's alone; what the evaluation itself took is in its own columns.
+sound and its windows too short for joules. CO2 is computed for the report, under the grid and PUE that stand in the
+same row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import pandas as pd
-
-from bench.records import CurvePoint, Quantity, Record
+from bench.records import Quantity, Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.curves import ordered_points, shown_energy
+from bench.report.csv_lines import Cell, csv_lines
 from bench.report.grids import Grid
-from bench.report.notation import csv_text, provenance_mark
-from bench.report.published import known_energy, reported, why_energy_not_publishable
+from bench.report.notation import provenance_mark
+from bench.report.published import known_energy, why_energy_not_publishable
 from bench.report.rows import (
     CO2_COLUMNS,
     ENERGY_COLUMNS,
@@ -33,8 +31,6 @@ from bench.report.rows import (
     why_not_publishable,
     why_unknown,
 )
-
-_LARGEST_EXACT_INTEGER = 2**53
 
 _QUESTION_COLUMNS = (
     "run_id",
@@ -75,111 +71,61 @@ _ORIGIN_COLUMNS = (
     "created_at",
 )
 _TEXT_COLUMNS = ("kinds", "notes")
-_CURVE_COLUMNS = (
-    "run_id",
-    "model_title",
-    "dataset",
-    "resolution",
-    "seed",
-    "num_images_shown",
-    "train_duration_s",
-    "train_energy_j",
-    "train_energy_j_low",
-    "train_energy_j_high",
-    "train_energy_j_label",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "evaluation_duration_s",
-    "evaluation_energy_j",
-    "evaluation_energy_j_label",
-    "kind",
-    "note",
-)
 # What follows a figure's name in its further columns.
 _ENDS = ("_low", "_high")
 _ENERGY_ENDS = (*_ENDS, "_label", "_systematic")
 _ALWAYS_LABELLED = (*ENERGY_COLUMNS, *CO2_COLUMNS)
 
-Cell = str | int | float | bool | None
 
-
-def results_csv(records: Sequence[Record], *, grid: Grid | None = None, pue: float = 1.0) -> str:
-    """All runs as CSV text with a header line; the header alone where there are no runs.
+class ResultsTable:
+    """`results.csv`, filled record by record: only the cells are kept.
 
     Args:
         grid: what a kilowatt-hour stands for; None leaves CO2 and the grid's columns empty.
         pue: power usage effectiveness, at least 1 (`checked_pue`).
     """
-    records = sorted((reported(record, grid, pue) for record in records), key=sort_key)
-    figures = [all_quantities(record) for record in records]
-    others = sorted({name for found in figures for name in found} - set(HEADLINE_COLUMNS))
-    labelled = {name for found in figures for name, figure in found.items() if figure.label is not None}
-    ends_of = {
-        name: _ENERGY_ENDS if name in labelled or name in _ALWAYS_LABELLED else _ENDS
-        for name in (*HEADLINE_COLUMNS, *others)
-    }
-    columns = _quantity_columns(ends_of)
-    rows = []
-    for record, found in zip(records, figures, strict=True):
-        cells: dict[str, Cell] = {**_question_cells(record)}
-        for name, column in columns.items():
-            cells |= _quantity_cells(column, found.get(name))
-        cells |= _worth_cells(record) | _grid_cells(grid, pue) | _origin_cells(record)
-        rows.append(cells | {"kinds": _kinds(found), "notes": _notes(record, found)})
-    of_figures = [f"{column}{end}" for name, column in columns.items() for end in ("", *ends_of[name])]
-    header = [*_QUESTION_COLUMNS, *of_figures, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS]
-    return _csv(header, rows)
+
+    def __init__(self, grid: Grid | None = None, pue: float = 1.0) -> None:
+        self._grid_cells = _grid_cells(grid, pue)
+        self._rows: list[_Row] = []
+
+    def add(self, record: Record) -> None:
+        """A run, as a report may show it (`published.reported` with the same grid and PUE)."""
+        found = all_quantities(record)
+        cells = _question_cells(record) | _worth_cells(record) | self._grid_cells | _origin_cells(record)
+        figures = {name: (each.value, each.low, each.high, each.label, each.systematic) for name, each in found.items()}
+        texts: dict[str, Cell] = {"kinds": _kinds(found), "notes": _notes(record, found)}
+        self._rows.append(_Row(key=sort_key(record), cells=cells | texts, figures=figures))
+
+    def text(self) -> str:
+        """All runs in the order of every table as CSV with a header line; the header alone where there are none."""
+        others = {name for row in self._rows for name in row.figures} - set(HEADLINE_COLUMNS)
+        labelled = {name for row in self._rows for name, figure in row.figures.items() if figure[3] is not None}
+        ends_of = {
+            name: _ENERGY_ENDS if name in labelled or name in _ALWAYS_LABELLED else _ENDS
+            for name in (*HEADLINE_COLUMNS, *sorted(others))
+        }
+        columns = _quantity_columns(ends_of)
+        of_figures = [f"{column}{end}" for name, column in columns.items() for end in ("", *ends_of[name])]
+        header = [*_QUESTION_COLUMNS, *of_figures, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS]
+        lines: list[list[Cell]] = [list(header)]
+        for row in sorted(self._rows, key=lambda row: row.key):
+            of_row = row.cells | {
+                f"{columns[name]}{end}": cell
+                for name, figure in row.figures.items()
+                for end, cell in zip(("", *_ENERGY_ENDS), figure, strict=True)
+            }
+            lines.append([of_row.get(name) for name in header])
+        return csv_lines(lines)
 
 
-def curve_csv(records: Sequence[Record]) -> str:
-    """Every metric of every evaluation as CSV text with a header line; an evaluation without figures keeps a row."""
-    rows: list[dict[str, Cell]] = []
-    for record in sorted((reported(record) for record in records), key=sort_key):
-        for point in ordered_points(record):
-            spent = _spent_cells(record, point)
-            rows += [
-                spent
-                | {
-                    "metric": name,
-                    "value": _number(figure.value),
-                    "low": _number(figure.low),
-                    "high": _number(figure.high),
-                    "kind": figure.kind,
-                    "note": figure.note,
-                }
-                for name, figure in point.quantities.items()
-            ] or [spent]
-    return _csv(_CURVE_COLUMNS, rows)
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One run: its place, its cells, and of each figure value, low, high, label and systematic."""
 
-
-def _spent_cells(record: Record, point: CurvePoint) -> dict[str, Cell]:
-    """Whose evaluation it is and what was spent; joules beside a simulated device are empty, as in every table."""
-    training, evaluation = (shown_energy(record, energy) for energy in (point.train_energy, point.evaluation_energy))
-    return {
-        "run_id": record.run_id,
-        "model_title": record.spec.model_title,
-        "dataset": record.spec.dataset,
-        "resolution": record.spec.resolution,
-        "seed": record.spec.seed,
-        "num_images_shown": point.num_images_shown,
-        "train_duration_s": _number(point.train_duration_s),
-        "train_energy_j": None if training is None else _number(training.value),
-        "train_energy_j_low": None if training is None else _number(training.low),
-        "train_energy_j_high": None if training is None else _number(training.high),
-        "train_energy_j_label": None if training is None else training.label,
-        "evaluation_duration_s": _number(point.evaluation_duration_s),
-        "evaluation_energy_j": None if evaluation is None else _number(evaluation.value),
-        "evaluation_energy_j_label": None if evaluation is None else evaluation.label,
-    }
-
-
-def _csv(header: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> str:
-    """Rows by column name → CSV text whose strings are inert; a column that a row lacks is empty."""
-    cells = [[csv_text(cell) if isinstance(cell := row.get(name), str) else cell for name in header] for row in rows]
-    frame = pd.DataFrame(cells, columns=[csv_text(name) for name in header], dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
+    key: tuple[str, int, str, str, str]
+    cells: dict[str, Cell]
+    figures: Mapping[str, tuple[Cell, ...]]
 
 
 def _question_cells(record: Record) -> dict[str, Cell]:
@@ -230,7 +176,7 @@ def _worth_cells(record: Record) -> dict[str, Cell]:
 def _grid_cells(grid: Grid | None, pue: float) -> dict[str, Cell]:
     cells: tuple[Cell, ...] = (None,) * len(_GRID_COLUMNS)
     if grid is not None:
-        cells = (grid.region, _number(grid.g_per_kwh), grid.year, grid.source, _number(pue))
+        cells = (grid.region, grid.g_per_kwh, grid.year, grid.source, pue)
     return dict(zip(_GRID_COLUMNS, cells, strict=True))
 
 
@@ -239,25 +185,6 @@ def _quantity_columns(ends_of: Mapping[str, Sequence[str]]) -> dict[str, str]:
     taken = {*_QUESTION_COLUMNS, *_WORTH_COLUMNS, *_GRID_COLUMNS, *_ORIGIN_COLUMNS, *_TEXT_COLUMNS}
     taken |= {f"{name}{end}" for name, ends in ends_of.items() for end in ends}
     return {name: f"quantity:{name}" if name in taken else name for name in ends_of}
-
-
-def _quantity_cells(column: str, quantity: Quantity | None) -> dict[str, Cell]:
-    if quantity is None:
-        return dict.fromkeys([column, *(f"{column}{end}" for end in _ENERGY_ENDS)])
-    return {
-        column: _number(quantity.value),
-        f"{column}_low": _number(quantity.low),
-        f"{column}_high": _number(quantity.high),
-        f"{column}_label": quantity.label,
-        f"{column}_systematic": _number(quantity.systematic),
-    }
-
-
-def _number(value: float | None) -> float | int | None:
-    """Counts without `.0`: 19901647.0 → 19901647."""
-    if value is not None and value.is_integer() and abs(value) < _LARGEST_EXACT_INTEGER:
-        return int(value)
-    return value
 
 
 def _kinds(found: dict[str, Quantity]) -> str:

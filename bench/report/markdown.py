@@ -26,7 +26,6 @@ from bench.report.notation import (
     markdown_text,
     shortened,
 )
-from bench.report.published import reported
 from bench.report.rows import (
     COST_COLUMNS,
     QUALITY_COLUMNS,
@@ -63,10 +62,12 @@ HOW_TO_READ = """\
 * Compare quality only within one table. Where the protocols of a figure differ, its cells end in `{a}`, `{b}`, …: only
   cells of one letter may be compared, and the fields that differ stand below the table. **Bold** is the best of the
   cells that may be compared, together with all whose 95 % interval overlaps its own; the interval knows nothing of
-  other trainings. The protocol letter of a row speaks of all its figures.
+  other trainings. The protocol letter of a row speaks of all its figures. Smoke runs, estimates and figures of a phase
+  that failed are never bold; an inconclusive phase missed its target of ± 1 % and is ranked by its wider interval.
 * `spread` is the largest minus the smallest value of three sets of latents from the same weights.
-* Speed and cost depend on the shape of the images and not on what they show; compare them between rows of the same
-  machine.
+* Speed and cost depend on the shape of the images and not on what they show; bold is the best of the rows with the
+  same machine, software, precision and batch size (latency is always at batch 1). Counts hold on every machine and
+  have no best.
 * Rows are sorted by name. The order is no ranking.
 """
 
@@ -97,23 +98,24 @@ def report_markdown(
     *,
     grid: Grid | None = None,
     pue: float = 1.0,
+    left_out: str = "",
 ) -> str:
     """The whole report as Markdown text.
 
     Args:
-        records: all runs that could be read.
+        records: the runs to show, as a report may show them (`published.reported` with the same grid and PUE).
         pictures: in the order to show them.
         problems: one sentence per record or log that could not be read.
         grid: what a kilowatt-hour stands for; None leaves CO2 unknown.
         pue: power usage effectiveness, at least 1 (`checked_pue`).
+        left_out: a sentence where these are not all.
     """
-    records = sorted((reported(record, grid, pue) for record in records), key=sort_key)
+    records = sorted(records, key=sort_key)
     names = dict(zip((record.run_id for record in records), short_ids(records), strict=True))
     machines = _letters("M", (_machine_text(record) for record in records))
-    broken = "; the end lists what could not be read" if problems else ""
     blocks = [
         "# What these GANs cost, and what they give",
-        f"Made by `bench report` from {len(records)} stored runs{broken}. The next report replaces this file.",
+        _made_by(len(records), left_out, is_broken=bool(problems)),
         "## How to read this",
         HOW_TO_READ.rstrip(),
         "## Machines",
@@ -136,15 +138,21 @@ def report_markdown(
     return "\n\n".join(blocks) + "\n"
 
 
+def _made_by(num_runs: int, left_out: str, *, is_broken: bool) -> str:
+    broken = "; the end lists what could not be read" if is_broken else ""
+    first = f"Made by `bench report` from {num_runs} stored runs{broken}."
+    return " ".join(filter(None, (first, left_out, "The next report replaces this file.")))
+
+
 def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict[str, str]) -> list[str]:
     """Cost and speed, quality, and the reasons of what is unknown, for the runs on one data set at one resolution."""
     figures = [*COST_COLUMNS, *SPEED_COLUMNS]
     header = ["run", "model", "setting", "machine", *(_heading(name, records) for name in figures), "status"]
-    rows = []
+    rows, marks = [], marked_figures(records, figures, names)
     for record in records:
         first = [names[record.run_id], _model_cell(record), setting_name(record), machines[_machine_text(record)]]
-        cells = [*first, *(format_quantity(record.quantity(name)) for name in figures), _status(record)]
-        rows.append([markdown_text(cell) for cell in cells])
+        costs = [marks.around(markdown_text(format_quantity(record.quantity(name))), record, name) for name in figures]
+        rows.append([*map(markdown_text, first), *costs, markdown_text(_status(record))])
     blocks = [markdown_table(header, rows, num_left=4)]
 
     quality = _quality_columns(records)

@@ -110,6 +110,8 @@ def _concise(value: float, low: float, high: float, factor: Decimal) -> str:
 
 def plain(text: str) -> str:
     """One printable line: what would move a cursor, hide or reorder text is spelled out (`\\x1b`, `\\u202e`)."""
+    if text.isprintable():
+        return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
@@ -120,7 +122,7 @@ def shortened(text: str, max_chars: int) -> str:
 
 def csv_text(text: str) -> str:
     """A text cell that no spreadsheet takes for a formula: a leading apostrophe where it starts like one."""
-    kept = "".join(sign if sign in "\t\r\n" else plain(sign) for sign in text)
+    kept = text if text.isprintable() else "".join(sign if sign in "\t\r\n" else plain(sign) for sign in text)
     return f"'{kept}" if kept.startswith(_FORMULA_STARTS) else kept
 
 

@@ -1,8 +1,9 @@
-"""The picture of `bench scale`: MACs, bytes, time and memory over tokens, one row per study, one line per operator.
+"""The picture of `bench scale`: MACs, bytes, time, memory and joules over tokens, a row per study, a line per operator.
 
 Both axes are logarithmic, so a power law is a straight line and its exponent the slope. Time has its 95 % interval.
 Dashed beside the bytes: the same pass as it was run, with a fused softmax. An open circle on a time panel is where the
-first operator crosses another. The picture's look and its determinism are those of `plots`.
+first operator crosses another. Joules have a column where a meter, or an estimate from the design power, gave
+any; without one the caption says why. The picture's look and its determinism are those of `plots`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.phases._scale_record import STUDIES, ScalePoint, ScaleRecord, Study
+from bench.records import Quantity
+from bench.report.notation import plain, shortened
 from bench.report.plots import COLOURS, GREY, MARKERS, Drawing, drawable, tick_text
+from bench.report.published import SIMULATED
+from bench.report.rows import is_simulated
 from bench.report.scale_fit import FITTED, compared, curve, exponent, figure
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _MAX_TICKS = 8
+_REASON_CHARS = 160
 _ROWS: dict[Study, str] = {
     "layer": "one layer,\nforward",
     "layer-backward": "one layer,\nforward and backward",
@@ -39,15 +45,30 @@ def scale_drawing(record: ScaleRecord) -> Drawing:
     studies = [study for study in STUDIES if any(point.study == study for point in record.points)]
     if not studies:
         return Drawing(None, "No size of any study was measured.")
-    canvas = Figure(figsize=(14.5, 1.0 + 3.0 * len(studies)), layout="constrained")
-    grid = canvas.subplots(len(studies), len(_COLUMNS), squeeze=False)
+    labels = sorted({energy.label or energy.kind for point in record.points if (energy := shown_joules(point))})
+    columns = (*_COLUMNS, f"joules per image\n({', '.join(labels)})") if labels else _COLUMNS
+    canvas = Figure(figsize=(2.5 + 3.0 * len(columns), 1.0 + 3.0 * len(studies)), layout="constrained")
+    grid = canvas.subplots(len(studies), len(columns), squeeze=False)
     for row, study in zip(grid, studies, strict=True):
         _study_row(record, study, row)
-    for axis, title in zip(grid[0], _COLUMNS, strict=True):
+    for axis, title in zip(grid[0], columns, strict=True):
         axis.set_title(title)
     canvas.suptitle(drawable(headline(record)), fontsize=10)
-    canvas.supxlabel(_CAPTION, fontsize=8.5)
-    return Drawing(canvas, _CAPTION.replace("\n", " "))
+    caption = _CAPTION if labels else f"{_CAPTION}\nJoules: {drawable(_why_no_joules(record))}."
+    canvas.supxlabel(caption, fontsize=8.5)
+    return Drawing(canvas, caption.replace("\n", " "))
+
+
+def shown_joules(point: ScalePoint) -> Quantity | None:
+    """The point's energy where it is known and no device was simulated."""
+    energy = figure(point, "joules")
+    return None if energy.value is None or is_simulated(energy) else energy
+
+
+def _why_no_joules(record: ScaleRecord) -> str:
+    energies = [figure(point, "joules") for point in record.points]
+    reasons = {energy.note if energy.value is None else SIMULATED for energy in energies}
+    return shortened(plain("; ".join(sorted(reasons))), _REASON_CHARS)
 
 
 def headline(record: ScaleRecord) -> str:
@@ -73,15 +94,17 @@ def _study_row(record: ScaleRecord, study: Study, axes: Sequence[Axes]) -> None:
             _line(axes[1], index, points, [point.num_bytes_as_run for point in points], is_dashed=True)
         _times(axes[2], index, points)
         _line(axes[3], index, points, [point.peak_memory_bytes for point in points])
+        if len(axes) > len(_COLUMNS):
+            _joules(axes[4], index, points)
         labels.append(drawable(f"{operator}{_slope(points) if is_by_tokens else ''}"))
     sizes = sorted({_size(point) for point in record.points if point.study == study})
-    for axis, text in zip(axes, (_count_text, _count_text, tick_text, _count_text), strict=True):
+    for axis, text in zip(axes, (_count_text, _count_text, tick_text, _count_text, tick_text), strict=False):
         _log_axes(axis, sizes, text)
         axis.set_xlabel("tokens" if is_by_tokens else "pixels per side")
     if is_by_tokens:
         _circles(record, study, axes[2])
     axes[0].set_ylabel(_ROWS[study])
-    axes[3].legend(axes[0].get_lines(), labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    axes[-1].legend(axes[0].get_lines(), labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
 def _size(point: ScalePoint) -> int:
@@ -108,13 +131,30 @@ def _times(axis: Axes, index: int, points: Sequence[ScalePoint]) -> None:
     found = [figure(point, "seconds") for point in points]
     values = [1000 * (each.value or 0.0) for each in found]
     _line(axis, index, points, values)
-    low = [value - 1000 * each.low if each.low is not None else 0.0 for value, each in zip(values, found, strict=True)]
-    high = [
-        1000 * each.high - value if each.high is not None else 0.0 for value, each in zip(values, found, strict=True)
+    _intervals(axis, index, points, [(each, 1000.0) for each in found])
+
+
+def _joules(axis: Axes, index: int, points: Sequence[ScalePoint]) -> None:
+    """Joules per image with their intervals, where they are known."""
+    known = [(point, energy) for point in points if (energy := shown_joules(point))]
+    drawn, energies = [point for point, _ in known], [energy for _, energy in known]
+    _line(axis, index, drawn, [energy.value or 0.0 for energy in energies])
+    _intervals(axis, index, drawn, [(energy, 1.0) for energy in energies])
+
+
+def _intervals(axis: Axes, index: int, points: Sequence[ScalePoint], found: Sequence[tuple[Quantity, float]]) -> None:
+    """95 % intervals of (figure, its factor on the axis)."""
+    values = [factor * (each.value or 0.0) for each, factor in found]
+    lows = [
+        value if each.low is None else factor * each.low for value, (each, factor) in zip(values, found, strict=True)
     ]
+    highs = [
+        value if each.high is None else factor * each.high for value, (each, factor) in zip(values, found, strict=True)
+    ]
+    errors = np.abs(np.array([lows, highs]).reshape(2, -1) - np.array(values))
     colour = COLOURS[index % len(COLOURS)]
     x = [_size(point) for point in points]
-    axis.errorbar(x, values, yerr=[low, high], fmt="none", ecolor=colour, capsize=2, linewidth=1.0)
+    axis.errorbar(x, values, yerr=errors, fmt="none", ecolor=colour, capsize=2, linewidth=1.0)
 
 
 def _slope(points: Sequence[ScalePoint]) -> str:

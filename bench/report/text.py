@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from bench.records import PhaseResult, Quantity, Record
 from bench.report.notation import format_number, format_quantity, plain, provenance_mark, shortened
 from bench.report.rows import model_name, short_ids, sort_key, status_reason
-from bench.store import StoredRun
+from bench.store import StoredRun, load_newest
 from bench.units import format_bytes, format_duration
 
 # heading, quantity: what a hundred and twenty columns hold besides the run, its data, its setting and its status.
@@ -25,6 +26,7 @@ _MODEL_CHARS = 17
 _DATA_CHARS = 17
 _SETTING_CHARS = 18
 _REASON_CHARS = 110
+MAX_TERMINAL_RUNS = 60
 
 
 def terminal_table(records: Sequence[Record]) -> str:
@@ -60,6 +62,16 @@ def terminal_table(records: Sequence[Record]) -> str:
     if any(record.spec.preset == "smoke" for record in records):
         lines.append("smoke: measured too briefly to be published.")
     return "\n".join(lines)
+
+
+def newest_runs(results: Path) -> str:
+    """The runs that were written last, as a table, and how many there are; reads no more than it shows."""
+    runs, num_records = load_newest(results, MAX_TERMINAL_RUNS)
+    table = terminal_table([run.record for run in runs])
+    if num_records <= len(runs):
+        return table
+    unread = f"The {len(runs)} readable runs that were written last, of {num_records} records in {results}."
+    return f"{table}\n{plain(unread)}"
 
 
 def show_run(stored: StoredRun) -> str:

@@ -1,20 +1,22 @@
-"""`bench report`: everything under `results/` → `results.csv`, `curve.csv`, `report.md` and pictures under `reports/`.
+"""`bench report`: everything under `results/` → CSV tables, `report.md` and pictures under `reports/`.
 
 The same records give the same bytes, so that a report under version control changes only when a result does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.records import Record
 from bench.report import plots, plots_quality, plots_training
-from bench.report.csv_table import curve_csv, results_csv
+from bench.report.csv_long import LongTable
+from bench.report.csv_table import ResultsTable
 from bench.report.grids import Grid, checked_pue
 from bench.report.markdown import COST_TITLE, CURVE_TITLE, PictureNote, report_markdown
 from bench.report.notation import plain
-from bench.report.published import reported
-from bench.store import load_all, storage_errors, write_atomically
+from bench.report.survey import survey
+from bench.store import storage_errors, write_atomically
 
 # file name, title, what draws it from all stored runs
 _PICTURES = (
@@ -27,14 +29,22 @@ _PICTURES = (
 _SUFFIXES = ("png", "svg")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """What a report consists of; `problems` is one sentence per record, log or image that could not be read."""
+    """What a report consists of.
 
-    csv: Path
-    curve_csv: Path
+    Attributes:
+        tables: the CSV files; every run is in them.
+        shown: the runs of the Markdown and the pictures.
+        left_out: a sentence where those are not all.
+        problems: one sentence per record, log or image that could not be read.
+    """
+
+    tables: tuple[Path, ...]
     markdown: Path
     pictures: tuple[Path, ...]
+    shown: tuple[Record, ...]
+    left_out: str
     problems: tuple[str, ...]
 
 
@@ -49,16 +59,20 @@ def write_report(results: Path, reports: Path, *, grid: Grid | None = None, pue:
         UsageError: the PUE cannot be.
         StorageError: `reports` cannot be written.
     """
-    checked_pue(pue)
-    stored, broken = load_all(results)
-    records = [run.record for run in stored]
-    runs = [replace(run, record=reported(run.record)) for run in stored]
-    problems = [plain(problem) for problem in broken]
+    found = survey(results, grid=grid, pue=checked_pue(pue))
+    problems = list(found.problems)
+    tables: dict[str, ResultsTable | LongTable] = {
+        "results.csv": found.results,
+        "curve.csv": found.curve,
+        "measurements.csv": found.measurements,
+    }
+    for name, table in tables.items():
+        write_atomically(reports / name, table.text().encode())
     notes: list[PictureNote] = []
     pictures: list[Path] = []
     for name, title, draw in _PICTURES:
         with plots.house_style():
-            drawing = draw(runs)
+            drawing = draw(found.shown)
             files = plots.encoded(drawing.figure) if drawing.figure is not None else {}
         for suffix in _SUFFIXES:
             path = reports / f"{name}.{suffix}"
@@ -70,9 +84,14 @@ def write_report(results: Path, reports: Path, *, grid: Grid | None = None, pue:
                     path.unlink(missing_ok=True)
         notes.append(PictureNote(title, f"{name}.png" if files else None, drawing.caption))
         problems += map(plain, drawing.problems)
-    csv, curves, markdown = (reports / name for name in ("results.csv", "curve.csv", "report.md"))
-    write_atomically(csv, results_csv(records, grid=grid, pue=pue).encode())
-    write_atomically(curves, curve_csv(records).encode())
-    page = report_markdown(records, notes, problems, grid=grid, pue=pue)
-    write_atomically(markdown, page.encode())
-    return ReportFiles(csv, curves, markdown, tuple(pictures), tuple(problems))
+    records = [run.record for run in found.shown]
+    page = report_markdown(records, notes, problems, grid=grid, pue=pue, left_out=found.left_out)
+    write_atomically(reports / "report.md", page.encode())
+    return ReportFiles(
+        tables=tuple(reports / name for name in tables),
+        markdown=reports / "report.md",
+        pictures=tuple(pictures),
+        shown=tuple(records),
+        left_out=found.left_out,
+        problems=tuple(problems),
+    )
