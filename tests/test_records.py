@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
 from bench.records import PHASES, PhaseResult, Quantity, Record, RunSpec, status_of, unknown
 
-RECORDS = Path(__file__).parent / "records"
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "tests" / "records"
 
 
 def result(phase, status="ok", reason=""):
@@ -79,5 +81,18 @@ def test_there_is_an_old_record_for_every_schema_version():
 
 
 def test_the_exported_schema_is_the_one_the_code_has():
-    exported = json.loads((Path(__file__).parent.parent / "results" / "record.schema.json").read_text())
+    exported = json.loads((ROOT / "results" / "record.schema.json").read_text())
     assert exported == Record.model_json_schema(), "run: python -m bench.records > results/record.schema.json"
+
+
+COMMITTED = sorted([*RECORDS.glob("schema_*.json"), *(ROOT / "results").glob("*/record.json")])
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name + "/" + path.stem)
+def test_the_exported_schema_validates_every_committed_record(path):
+    schema = json.loads((ROOT / "results" / "record.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    record = json.loads(path.read_text())
+    assert [error.message for error in validator.iter_errors(record)] == []
+    broken = record | {"status": "wonderful", "spec": record["spec"] | {"seed": -1}}
+    assert len(list(validator.iter_errors(broken))) == 2
