@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check report gpu-check clean
+.PHONY: demo test test-browser test-slow check report gpu-check clean
 
 # Install once; again when the dependencies change. The constraints pin versions, never addresses.
 $(READY): pyproject.toml constraints.txt
@@ -21,6 +21,14 @@ demo: $(READY)
 # Two workers, one file at a time each: a test's own subprocesses and ratios stay on one core.
 test: $(READY)
 	$(BIN)/pytest -q -n 2 --dist loadfile
+
+# The report in headless Chromium; installs Playwright and, where none is found, Chromium.
+test-browser: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		$(BIN)/playwright install --with-deps chromium
+	$(BIN)/pytest -q -m browser tests/test_page_browser.py
 
 test-slow: $(READY)
 	$(BIN)/pytest -q -m slow

@@ -58,7 +58,7 @@ def report(
     grid_year: options.GridYear = None,
     pue: options.Pue = 1.0,
 ) -> None:
-    """Write the CSV tables, report.md and the pictures from the records in --results; CO2 with --grid."""
+    """Write report.html, report.md, the CSV tables and pictures from the records in --results; CO2 with --grid."""
     from bench.report.grids import chosen_grid
     from bench.report.text import MAX_TERMINAL_RUNS, terminal_table
     from bench.report.write import write_report
@@ -73,7 +73,7 @@ def report(
         say(files.left_out)
     if len(files.shown) <= MAX_TERMINAL_RUNS:
         typer.echo(terminal_table(files.shown))
-    typer.echo("\n".join(str(path) for path in (*files.tables, files.markdown, *files.pictures)))
+    typer.echo("\n".join(str(path) for path in (files.page, files.markdown, *files.tables, *files.pictures)))
 
 
 def doctor(

@@ -148,8 +148,9 @@ def comparable_groups(records: Sequence[Record], metric: str) -> list[list[Recor
 def leaders(records: Sequence[Record], metric: str, better: Better) -> set[str]:
     """Run ids of the best, within each group of agreeing protocols that holds two runs or more.
 
-    Every run whose 95 % interval reaches the best one's shares the place: the figures cannot tell them apart. The
-    interval is the metric's own and knows nothing of other training seeds.
+    Every run whose 95 % interval reaches the best one's shares the place: the figures cannot tell them apart. Where the
+    best is a measurement without an interval nobody leads. The interval is the metric's own and knows nothing of other
+    training seeds.
     """
     found: set[str] = set()
     for group in comparable_groups(records, metric):
@@ -157,6 +158,8 @@ def leaders(records: Sequence[Record], metric: str, better: Better) -> set[str]:
         if len(figures) < 2 or any(figure.kind not in ("measured", "computed") for figure in figures.values()):
             continue
         best = max(figures.values(), key=lambda figure: _goodness(figure, better))
+        if best.kind == "measured" and best.low is None:  # a single reading: nobody knows what another would give
+            continue
         found |= {run_id for run_id, figure in figures.items() if _reaches(figure, best)}
     return found
 

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +28,7 @@ from bench.errors import RecordError, StorageError
 from bench.records import Record, Window
 
 RECORD_FILE = "record.json"
+_MAX_NAMED = 6  # of the runs that a few letters fit
 
 
 @contextmanager
@@ -159,6 +161,11 @@ def each_run(results: Path) -> Iterator[StoredRun | RecordError]:
             yield error
 
 
+def count_records(results: Path) -> int:
+    """How many records lie under `results`, readable or not."""
+    return sum(1 for _ in results.glob(f"*/{RECORD_FILE}"))
+
+
 def load_all(results: Path) -> tuple[list[StoredRun], list[str]]:
     """Every run under `results`, by run id, and one sentence for each record that cannot be read."""
     runs: list[StoredRun] = []
@@ -199,6 +206,9 @@ def find_run(results: Path, run_id: str) -> StoredRun:
     if len(matches) == 1:
         return StoredRun(read_record(matches[0] / RECORD_FILE), matches[0])
     if matches:
-        raise RecordError(f"'{run_id}' fits several runs: {', '.join(folder.name for folder in matches)}.")
-    known = ", ".join(folder.name for folder in folders) or "none"
-    raise RecordError(f"There is no run '{run_id}' in '{results}'. Known: {known}.")
+        some = ", ".join(folder.name for folder in matches[:_MAX_NAMED])
+        more = f" and {len(matches) - _MAX_NAMED} more" if len(matches) > _MAX_NAMED else ""
+        raise RecordError(f"'{run_id}' fits several runs: {some}{more}.")
+    near_misses = get_close_matches(run_id, [folder.name for folder in folders], n=3, cutoff=0.5)
+    known = f"Did you mean {' or '.join(near_misses)}? " if near_misses else ""
+    raise RecordError(f"There is no run '{run_id}' in '{results}'. {known}`bench list runs` shows what is there.")

@@ -57,8 +57,8 @@ class Goal:
         return _RELATIONS[self.relation](value, self.threshold)
 
 
-def parse_goal(text: str) -> Goal:
-    """Read `rfd_v1<=0.1`.
+def parse_goal(text: str, option: str = "--until") -> Goal:
+    """Read `rfd_v1<=0.1`; `option` is named in the error.
 
     Raises:
         UsageError: not a figure's name, one of <=, >=, <, > and a finite number.
@@ -70,7 +70,7 @@ def parse_goal(text: str) -> Goal:
         threshold = math.nan
     if match is None or not math.isfinite(threshold):
         raise UsageError(
-            f"--until '{text}' is not a goal: write a figure, <= or >=, and a number, such as rfd_v1<=0.1."
+            f"{option} '{text}' is not a goal: write a figure, <= or >=, and a number, such as rfd_v1<=0.1."
         )
     return Goal(figure=match["figure"], relation=match["relation"], threshold=threshold)
 

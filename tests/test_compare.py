@@ -11,15 +11,28 @@ from bench.phases._scoring import Scoring
 from bench.records import DatasetFacts
 from bench.report.markdown import report_markdown
 
+HASH = "ab" * 32
+
 
 def protocol(**changes):
     """As the quality phase stores it; a change is `metric__field=value`."""
     found = {
         "generated": {"precision": "fp32", "quantisation": "round to uint8"},
         "real": {"split": "train", "count": 10000},
-        "Random-feature distance": {"metric": "rfd_v1", "num_images": 5000, "resize": "none", "figures": ["rfd_v1"]},
-        "Modes of scenes": {"metric": "mode_coverage", "num_images": 10000, "figures": ["modes_covered", "mode_kl"]},
-        "scored": {"weights_sha256": "ab", "sampling_seeds": [1, 2, 3], "num_sampling_seeds": 3},
+        "Random-feature distance": {
+            "metric": "rfd_v1",
+            "num_images": 5000,
+            "resize": "none",
+            "reference_sha256": HASH,
+            "figures": ["rfd_v1"],
+        },
+        "Modes of scenes": {
+            "metric": "mode_coverage",
+            "num_images": 10000,
+            "reference_sha256": HASH,
+            "figures": ["modes_covered", "mode_kl"],
+        },
+        "scored": {"weights_sha256": HASH, "sampling_seeds": [1, 2, 3], "num_sampling_seeds": 3},
         "backend": {"num_threads": 2},
         "meters": {},
         "score_duration_s": 3.0,

@@ -56,6 +56,8 @@ def make_phases(scale: float = 1.0) -> dict[str, PhaseResult]:
         "train": {
             "num_images_shown": figure(200000, unit="image"),
             "train_duration_s": figure(3790.2, unit="s"),
+            "final_loss_generator": figure(0.7),
+            "final_loss_discriminator": figure(1.3),
         },
         "quality": {
             "rfd_v1": figure(0.0612 / scale, 0.0021),
@@ -68,13 +70,14 @@ def make_phases(scale: float = 1.0) -> dict[str, PhaseResult]:
             "mode_kl": figure(1.71, 0.05, kind="estimated"),
         },
     }
-    protocol = {"quality": {"rfd_v1": {"num_images": 10000}, "score_duration_s": 3.0 * scale}}
+    rfd = {"num_images": 10000, "weights_sha256": "ab" * 32, "reference_sha256": "cd" * 32}
+    protocol = {"quality": {"rfd_v1": rfd, "score_duration_s": 3.0 * scale}}
     return {
         name: PhaseResult(
             phase=name,
             status="ok",
-            started_at="2026-01-02T03:04:05+00:00",
-            duration_s=12.0,
+            started_at=f"2026-01-02T0{3 + (name == 'quality') * 2}:0{4 + list(quantities).index(name)}:05+00:00",
+            duration_s=3800.0 if name == "train" else 12.0,
             quantities=found,
             protocol=protocol.get(name, {}),
         )
@@ -147,7 +150,7 @@ def make_record(run_id: str = "ladagan-scenes-1234abcd", *, scale: float = 1.0, 
 
 def failed_phases() -> dict[str, PhaseResult]:
     phases = make_phases()
-    bad = {"started_at": "2026-01-02T03:04:05+00:00", "duration_s": 1.0}
+    bad = {"started_at": "2026-01-02T03:09:05+00:00", "duration_s": 1.0}
     phases["train_step"] = PhaseResult(phase="train_step", status="oom", reason="out of memory at batch 32", **bad)
     phases["train"] = PhaseResult(phase="train", status="skipped", reason="train_step ran out of memory", **bad)
     phases["quality"] = PhaseResult(phase="quality", status="skipped", reason="there are no trained weights", **bad)

@@ -12,11 +12,11 @@ import pytest
 from test_report import HOSTILE, csv_of, figure, make_phases, make_record, read_csv
 
 from bench.catalog import METRICS
+from bench.directions import BETTER
 from bench.records import CurvePoint, Quantity, Record, RunSpec, unknown
 from bench.report import plots, plots_quality
 from bench.report.csv_long import curve_table
 from bench.report.curves import ENERGY, IMAGES, TIME, Configuration, aligned, averages_of, groups_of, quality_protocol
-from bench.report.directions import BETTER
 from bench.report.energy_to_quality import (
     Threshold,
     reach,
@@ -149,7 +149,7 @@ def test_a_run_without_a_recorded_protocol_stands_alone():
 def test_training_speaks_for_the_protocol_while_the_quality_phase_is_missing():
     whole = make_phases()
     killed = {name: result for name, result in whole.items() if name != "quality"}
-    killed["train"] = killed["train"].model_copy(update={"protocol": {"quality": {"rfd_v1": {"num_images": 10000}}}})
+    killed["train"] = killed["train"].model_copy(update={"protocol": {"quality": dict(whole["quality"].protocol)}})
     assert quality_protocol(make_record("a", phases=killed)) == quality_protocol(make_record("b", phases=whole)) != ""
 
 

@@ -68,7 +68,7 @@ def report(tmp_path_factory) -> tuple[Path, ReportFiles]:
 def test_a_report_is_three_csv_files_a_page_and_its_pictures_in_two_formats(report):
     results, files = report
     assert {path.name for path in files.pictures} == PICTURES
-    assert {path.name for path in files.markdown.parent.iterdir()} == PICTURES | TABLES | {"report.md"}
+    assert {path.name for path in files.markdown.parent.iterdir()} == PICTURES | TABLES | {"report.md", "report.html"}
     assert len(files.problems) == 1
     assert str(results / "torn" / "record.json") in files.problems[0]
     assert "torn" in files.markdown.read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ def test_the_same_records_give_the_same_bytes_whatever_the_user_prefers(report, 
     with mpl.rc_context({"font.size": 20.0, "svg.hashsalt": "other", "axes.grid": False}):
         again = write_report(results, tmp_path)
         assert mpl.rcParams["font.size"] == 20.0
-    for first in (*files.tables, files.markdown, *files.pictures):
+    for first in (*files.tables, files.markdown, files.page, *files.pictures):
         assert first.read_bytes() == (tmp_path / first.name).read_bytes(), first.name
     assert again.problems == files.problems
 
@@ -91,7 +91,7 @@ def test_without_runs_there_is_no_picture_and_an_old_one_is_removed(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"not ours")
     files = write_report(tmp_path / "nothing", tmp_path)
     assert files.pictures == ()
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "report.md", *TABLES}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "report.md", "report.html", *TABLES}
     page = files.markdown.read_text(encoding="utf-8")
     assert "No run has a measured throughput." in page
     assert "No run has a training log" in page

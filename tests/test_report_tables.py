@@ -81,7 +81,7 @@ def test_hostile_strings_are_inert_in_every_table():
     assert "<script" not in markdown
     assert "\x1b" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows[:3]} == {14}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows[:3]} == {15}
 
 
 def test_the_report_shows_quality_beside_what_real_images_get():
@@ -122,7 +122,8 @@ def test_quality_of_two_data_sets_never_shares_a_table():
 
 def test_rows_of_different_protocols_carry_different_letters():
     phases = make_phases()
-    other = {"rfd_v1": {"num_images": 500}, "score_duration_s": 9.0}
+    rfd = {**phases["quality"].protocol["rfd_v1"], "num_images": 500}
+    other = {"rfd_v1": rfd, "score_duration_s": 9.0}
     phases["quality"] = phases["quality"].model_copy(update={"protocol": other})
     same = report_markdown([make_record("a"), make_record("b", scale=2.0)], [], [])
     mixed = report_markdown([make_record("a"), make_record("b", phases=phases)], [], [])

@@ -119,3 +119,15 @@ def load(path: Path) -> ScaleRecord:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise RecordError(f"'{path}' is no scale record ({where}: {first['msg']}); run `bench scale` again.") from error
+
+
+def load_every(results: Path) -> tuple[dict[str, ScaleRecord], list[str]]:
+    """File name → measurement of all under `<results>/scale`; one sentence for each file that cannot be read."""
+    found: dict[str, ScaleRecord] = {}
+    problems: list[str] = []
+    for path in sorted((results / FOLDER).glob("*.json")):
+        try:
+            found[path.name] = load(path)
+        except RecordError as error:
+            problems.append(str(error))
+    return found, problems

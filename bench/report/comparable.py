@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from bench.compare import comparable_groups, disagreement, leaders
+from bench.directions import BETTER, BETTER_COST
 from bench.records import Record
-from bench.report.directions import BETTER, BETTER_COST
 from bench.report.rows import COST_COLUMNS, why_not_ranked
 
 

@@ -24,9 +24,9 @@ from statistics import fmean, median, stdev
 from scipy.stats import t as student_t
 
 from bench import compare
+from bench.directions import BETTER, HEADLINE_METRIC
 from bench.errors import UsageError
 from bench.records import CurvePoint, Quantity, Record
-from bench.report.directions import BETTER, HEADLINE_METRIC
 from bench.report.notation import plain, shortened
 from bench.report.rows import all_quantities, data_name, is_simulated, machine_name, model_name, short_ids, sort_key
 from bench.stats import CONFIDENCE, quantile_quantity
@@ -154,7 +154,7 @@ def groups_of(records: Sequence[Record]) -> list[Group]:
             letter = f"protocol Q{protocols.index(protocol) + 1}" if protocol in protocols else "protocol not recorded"
             is_alone = len(by_protocol) == 1 and len(protocols) < 2
             title = data if is_alone else f"{data}, {letter}"
-            groups.append(Group(title=title, metrics=_metrics(found), configurations=_configurations(found)))
+            groups.append(Group(title=title, metrics=_metrics(found), configurations=configurations_of(found)))
     return groups
 
 
@@ -165,7 +165,8 @@ def _metrics(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(name for name in BETTER if all(value_at(point, name) is not None for point in points))
 
 
-def _configurations(records: Sequence[Record]) -> tuple[Configuration, ...]:
+def configurations_of(records: Sequence[Record]) -> tuple[Configuration, ...]:
+    """Runs that differ in nothing but their seed, put together, in the order met."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         spec = record.spec.model_copy(update={"seed": 0}).model_dump_json()

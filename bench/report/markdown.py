@@ -6,47 +6,28 @@ those whose protocols agree (`bench/compare.py`).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
-from bench.compare import COMPANIONS, differences
-from bench.records import Quantity, Record
-from bench.report.comparable import marked_figures
-from bench.report.curves import quality_protocol
+from bench.audit import AuditFinding
+from bench.records import Record
+from bench.report.audit_text import AuditedRun, audit_markdown, summary
 from bench.report.energy_table import energy_blocks
 from bench.report.energy_to_quality import reach_blocks
+from bench.report.frontier import FrontierRow
 from bench.report.grids import Grid
-from bench.report.notation import (
-    UNKNOWN,
-    format_quantity,
-    markdown_bullets,
-    markdown_table,
-    markdown_text,
-    shortened,
-)
-from bench.report.rows import (
-    COST_COLUMNS,
-    QUALITY_COLUMNS,
-    SPEED_COLUMNS,
-    data_name,
-    grouped_reasons,
-    model_name,
-    setting_name,
-    short_ids,
-    sort_key,
-    status_reason,
-    why_not_publishable,
-)
-from bench.units import format_bytes
-
-_REASON_CHARS = 160
-_BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
+from bench.report.markdown_runs import comparison, letters, provenance
+from bench.report.notation import format_quantity, markdown_bullets, markdown_table, markdown_text
+from bench.report.plots_frontier import percent
+from bench.report.rows import data_name, machine_text, short_ids, sort_key
+from bench.report.verdict import Verdict
+from bench.report.verdict.text import verdict_markdown
 
 # Titles of the pictures that stand in the section on quality and cost.
 CURVE_TITLE = "Quality while training"
 COST_TITLE = "The cost of reaching a quality"
+FRONTIER_TITLE = "Quality, energy and latency"
 
 HOW_TO_READ = """\
 * `12.34(5)` is 12.34 with an uncertainty of 5 in its last digit, 0.05: the half-width of the 95 % interval, of
@@ -91,11 +72,27 @@ class PictureNote:
     caption: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a report concludes from its runs.
+
+    Attributes:
+        findings: run id → what the audit found; a run that is not there was not audited.
+        verdicts: the authors' claims, each with the evidence in these records.
+        frontier: who is on the frontier of quality, energy and latency.
+    """
+
+    findings: Mapping[str, Sequence[AuditFinding]] = field(default_factory=dict)
+    verdicts: Sequence[Verdict] = ()
+    frontier: Sequence[FrontierRow] = ()
+
+
 def report_markdown(
     records: Sequence[Record],
     pictures: Sequence[PictureNote],
     problems: Sequence[str],
     *,
+    judgement: Judgement = Judgement(),
     grid: Grid | None = None,
     pue: float = 1.0,
     left_out: str = "",
@@ -106,13 +103,15 @@ def report_markdown(
         records: the runs to show, as a report may show them (`published.reported` with the same grid and PUE).
         pictures: in the order to show them.
         problems: one sentence per record or log that could not be read.
+        judgement: audit, verdicts and frontier of the same runs.
         grid: what a kilowatt-hour stands for; None leaves CO2 unknown.
         pue: power usage effectiveness, at least 1 (`checked_pue`).
         left_out: a sentence where these are not all.
     """
     records = sorted(records, key=sort_key)
     names = dict(zip((record.run_id for record in records), short_ids(records), strict=True))
-    machines = _letters("M", (_machine_text(record) for record in records))
+    machines = letters("M", (machine_text(record) for record in records))
+    notes = {note.title: note for note in pictures}
     blocks = [
         "# What these GANs cost, and what they give",
         _made_by(len(records), left_out, is_broken=bool(problems)),
@@ -124,18 +123,61 @@ def report_markdown(
         "## Runs",
     ]
     for data, group in groupby(records, key=data_name):
-        members = list(group)
-        blocks += [f"### {markdown_text(data)}", *_comparison(members, names, machines)]
-    letters = [machines[_machine_text(record)] for record in records]
-    blocks += ["## Energy and CO2", *energy_blocks(records, names, letters, grid, pue)]
-    beside = [note for note in pictures if note.title in (CURVE_TITLE, COST_TITLE)]
+        tables = comparison(list(group), names, machines, judgement.findings)
+        blocks += [f"### {markdown_text(data)}", *tables]
+    blocks += [f"## {FRONTIER_TITLE}", *_picture(notes.pop(FRONTIER_TITLE, None)), *_frontier(judgement.frontier)]
+    of_machines = [machines[machine_text(record)] for record in records]
+    blocks += ["## Energy and CO2", *energy_blocks(records, names, of_machines, grid, pue)]
     blocks += ["## Quality against images, time and energy", HOW_TO_READ_CURVES.rstrip()]
-    blocks += [*(_picture(note) for note in beside), *reach_blocks(records)]
-    blocks += ["## Pictures", *(_picture(note) for note in pictures if note not in beside)]
-    blocks += ["## Where each row is from", *(_provenance(record, names[record.run_id]) for record in records)]
+    blocks += [*_picture(notes.pop(CURVE_TITLE, None)), *_picture(notes.pop(COST_TITLE, None)), *reach_blocks(records)]
+    blocks += _judged(records, judgement, names)
+    blocks += ["## Pictures", *(block for note in notes.values() for block in _picture(note))]
+    blocks += ["## Where each row is from", *(provenance(record, names[record.run_id]) for record in records)]
     if problems:
         blocks += ["## What could not be read", markdown_bullets(markdown_text(problem) for problem in problems)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _judged(records: Sequence[Record], judgement: Judgement, names: Mapping[str, str]) -> list[str]:
+    """The verdict and the audit, as far as there are any."""
+    blocks = []
+    if judgement.verdicts:
+        blocks += ["## The authors' claims, in these records", *verdict_markdown(judgement.verdicts, names)]
+    if judgement.findings:
+        blocks += ["## Audit", *_audit(records, judgement.findings)]
+    return blocks
+
+
+def _frontier(rows: Sequence[FrontierRow]) -> list[str]:
+    """Who may be on the frontier and how surely; who is no candidate and why."""
+    candidates = [row for row in rows if row.membership is not None]
+    blocks = []
+    if candidates:
+        figures = list(dict.fromkeys(name for row in candidates for name in row.figures))
+        cells = [
+            [
+                row.group,
+                row.label,
+                *(format_quantity(dict(zip(row.figures, row.values, strict=True)).get(name)) for name in figures),
+                percent(row.membership),
+                ", ".join(row.space),
+            ]
+            for row in candidates
+        ]
+        header = ["group", "run", *figures, "on the frontier with probability", "frontier of"]
+        escaped = [[markdown_text(cell) for cell in row] for row in cells]
+        blocks.append(markdown_table([markdown_text(name) for name in header], escaped, num_left=2))
+    reasons = [markdown_text(f"{row.label}: {row.reason}") for row in rows if row.reason]
+    return [*blocks, f"No candidates, or not in every objective:\n\n{markdown_bullets(reasons)}"] if reasons else blocks
+
+
+def _audit(records: Sequence[Record], findings: Mapping[str, Sequence[AuditFinding]]) -> list[str]:
+    audited = [
+        AuditedRun(record=record, findings=tuple(findings[record.run_id]))
+        for record in records
+        if record.run_id in findings
+    ]
+    return [markdown_text(summary(audited)), audit_markdown(audited) or "Nothing was found."]
 
 
 def _made_by(num_runs: int, left_out: str, *, is_broken: bool) -> str:
@@ -144,131 +186,8 @@ def _made_by(num_runs: int, left_out: str, *, is_broken: bool) -> str:
     return " ".join(filter(None, (first, left_out, "The next report replaces this file.")))
 
 
-def _comparison(records: Sequence[Record], names: dict[str, str], machines: dict[str, str]) -> list[str]:
-    """Cost and speed, quality, and the reasons of what is unknown, for the runs on one data set at one resolution."""
-    figures = [*COST_COLUMNS, *SPEED_COLUMNS]
-    header = ["run", "model", "setting", "machine", *(_heading(name, records) for name in figures), "status"]
-    rows, marks = [], marked_figures(records, figures, names)
-    for record in records:
-        first = [names[record.run_id], _model_cell(record), setting_name(record), machines[_machine_text(record)]]
-        costs = [marks.around(markdown_text(format_quantity(record.quantity(name))), record, name) for name in figures]
-        rows.append([*map(markdown_text, first), *costs, markdown_text(_status(record))])
-    blocks = [markdown_table(header, rows, num_left=4)]
-
-    quality = _quality_columns(records)
-    protocols = _letters("Q", (quality_protocol(record) for record in records))
-    header = ["run", "model", "protocol", *(_heading(name, records) for name in (*_BUDGET_COLUMNS, *quality)), "status"]
-    rows, marks = [], marked_figures(records, quality, names)
-    for record in records:
-        cells = [names[record.run_id], _model_cell(record), protocols[quality_protocol(record)]]
-        cells += [format_quantity(record.quantity(name)) for name in _BUDGET_COLUMNS]
-        scores = [marks.around(markdown_text(_quality_cell(record, name)), record, name) for name in quality]
-        rows.append([*map(markdown_text, cells), *scores, markdown_text(_status(record))])
-    blocks.append(markdown_table(header, rows, num_left=3))
-    differing = differences([json.loads(text) for text in protocols if text])
-    if differing:
-        blocks.append(f"The quality protocols differ in: {markdown_text(', '.join(differing))}.")
-    if marks.explanations:
-        blocks.append(f"Not comparable:\n\n{markdown_bullets(map(markdown_text, marks.explanations))}")
-    reasons = grouped_reasons(records, [*figures, *_BUDGET_COLUMNS, *quality], names)
-    return [*blocks, f"Not known:\n\n{markdown_bullets(map(markdown_text, reasons))}"] if reasons else blocks
-
-
-def _quality_columns(records: Sequence[Record]) -> list[str]:
-    """Every figure of the quality phase, the headline ones first, without the companions shown inside their cells."""
-    found = {name for record in records if "quality" in record.phases for name in record.phases["quality"].quantities}
-    own = {name for name in found if not any(name.removesuffix(end) in found - {name} for end in COMPANIONS)}
-    headline = [name for name in QUALITY_COLUMNS if name in own] or ["rfd_v1"]
-    return [*headline, *sorted(own - set(headline))]
-
-
-def _quality_cell(record: Record, name: str) -> str:
-    """`0.0152(4) (4.2× the floor; real 0.0036(1); untrained 0.91; spread 0.0003)`."""
-    quantity = record.quantity(name)
-    real, untrained, spread = (record.quantity(f"{name}{end}") for end in COMPANIONS)
-    beside = []
-    if name.startswith("rfd") and quantity and real and quantity.value is not None and real.value:
-        beside.append(f"{quantity.value / real.value:.3g}× the floor")
-    beside += [
-        f"{word} {format_quantity(other)}"
-        for word, other in (("real", real), ("untrained", untrained), ("spread", spread))
-        if other is not None and other.value is not None
-    ]
-    return format_quantity(quantity) + (f" ({'; '.join(beside)})" if beside else "")
-
-
-def _heading(name: str, records: Sequence[Record]) -> str:
-    """`train images per s (image/s)`: the quantity's name and the unit its records give."""
-    quantities: list[Quantity | None] = [record.quantity(name) for record in records]
-    units = sorted({found.unit for found in quantities if found is not None and found.unit not in ("1", "B")})
-    return markdown_text(name + (f" ({', '.join(units)})" if units else ""))
-
-
-def _status(record: Record) -> str:
-    words = [record.status if record.status == "ok" else f"{record.status}: {status_reason(record)}"]
-    why_not = why_not_publishable(record)
-    if why_not and not why_not.startswith(record.status):
-        words.append(why_not)
-    num_warnings = sum(finding.level == "warning" and finding.rule != "preset" for finding in record.validity)
-    if num_warnings:
-        words.append(f"{num_warnings} warning{'s' if num_warnings > 1 else ''}")
-    return shortened("; ".join(words), _REASON_CHARS)
-
-
-def _letters(prefix: str, texts: Iterable[str]) -> dict[str, str]:
-    """Each distinct text → M1, M2, … in the order met; an empty text → —."""
-    distinct = dict.fromkeys(text for text in texts if text)
-    return {text: f"{prefix}{index}" for index, text in enumerate(distinct, start=1)} | {"": UNKNOWN}
-
-
-def _model_cell(record: Record) -> str:
-    """The model, and whether its configuration at this resolution is its authors' or ours."""
-    return f"{model_name(record)} (ours)" if record.model.configuration.startswith("ours") else model_name(record)
-
-
-def _machine_text(record: Record) -> str:
-    """The hardware and the software of a run; two runs with the same text were made on the same machine."""
-    machine = record.machine
-    num_cores = machine.container_cpu_limit or machine.num_cpu_cores
-    memory_bytes = machine.container_memory_limit_bytes or machine.memory_bytes
-    gpus = [
-        f"{name} ({format_bytes(num_bytes)}, {'unknown power limit' if limit_w is None else f'{limit_w:g} W'})"
-        for name, num_bytes, limit_w in zip(
-            machine.gpus, machine.gpu_memory_bytes, machine.gpu_power_limit_w, strict=False
-        )
-    ]
-    parts = [
-        f"{machine.hostname}: {machine.cpu}, {num_cores:g} cores, {format_bytes(memory_bytes)}",
-        ", ".join(gpus) or "no GPU",
-        machine.os,
-        f"driver {machine.driver}, CUDA {machine.cuda}" if machine.gpus else "",
-        f"Python {machine.python}, torch {machine.torch}, {machine.num_torch_threads} threads",
-    ]
-    return "; ".join(filter(None, parts))
-
-
-def _provenance(record: Record, name: str) -> str:
-    """Everything one needs to ask the same question again, and who made what is measured."""
-    spec, model, machine = record.spec, record.model, record.machine
-    commit = f"commit {machine.git_commit or 'unknown'}{', with uncommitted changes' if machine.git_dirty else ''}"
-    asked = {key: fact for key, fact in spec.model_dump().items() if fact is not None}
-    facts = {
-        "run": f"{record.run_id}, {record.created_at}, bench {record.harness_version}",
-        "code": f"{commit}; model source {model.source_hash}",
-        "question": ", ".join(f"{key} {fact}" for key, fact in asked.items()),
-        "model": f"{model.title} ({model.year}), {model.paper}; {model.code}; licence: {model.licence}",
-        "configuration at this resolution": model.configuration,
-        "recipe": str(record.recipe.get("source", "no source recorded")),
-        "recipe's full length": f"{record.recipe.get('num_images', 'unknown')} images",
-        "data": f"{record.dataset.title}, {record.dataset.source}; licence: {record.dataset.licence}",
-        "status": _status(record) if record.status == "ok" else f"{record.status}: {status_reason(record)}",
-    }
-    lines = [f"{key}: {markdown_text(fact)}" for key, fact in facts.items() if fact]
-    lines += [markdown_text(f"{found.level}: {found.rule}: {found.detail}") for found in record.validity]
-    return f"### {markdown_text(f'{name} {model_name(record)}, {data_name(record)}')}\n\n{markdown_bullets(lines)}"
-
-
-def _picture(note: PictureNote) -> str:
-    caption = markdown_text(note.caption)
+def _picture(note: PictureNote | None) -> list[str]:
+    if note is None:
+        return []
     image = f"![{note.title}]({note.file})\n\n" if note.file else ""
-    return f"### {note.title}\n\n{image}{caption}"
+    return [f"### {note.title}\n\n{image}{markdown_text(note.caption)}"]

@@ -8,7 +8,8 @@ date. Colours are Okabe and Ito's, told apart by people who see colour different
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.records import Quantity
-from bench.report.notation import format_quantity
+from bench.report.notation import format_quantity, plain, shortened
 from bench.report.rows import run_labels, sort_key
 from bench.store import StoredRun
 
@@ -48,6 +49,8 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys from 3.11 on, as a close
 }
 _LOG_RANGE = 30.0  # figures further apart than this do not fit on a linear axis
 _MAX_BARS = 40
+_MAX_NAMED = 6
+_REASON_CHARS = 160
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,22 @@ def newest(runs: Sequence[StoredRun], limit: int) -> tuple[list[StoredRun], str]
 def tick_text(value: float, _position: int = 0) -> str:
     """An axis number as a person writes it: `12,000`, `0.05`."""
     return f"{value:,.10g}"
+
+
+def named_by_reason(reasons: Iterable[tuple[str, str]]) -> str:
+    """`a, b (why); c (why)`: who has no place in a picture and why, of many the first few.
+
+    Args:
+        reasons: (name, reason); both may be a stranger's words.
+    """
+    names_of: dict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons:
+        names_of[shortened(plain(reason), _REASON_CHARS)].append(name)
+    texts = []
+    for reason, names in names_of.items():
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        texts.append(f"{', '.join(names[:_MAX_NAMED])}{more} ({reason})")
+    return "; ".join(texts)
 
 
 def throughput(runs: Sequence[StoredRun]) -> Drawing:

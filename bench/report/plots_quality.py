@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from bench.directions import BETTER
 from bench.report.curves import (
     COSTS,
     ENERGY,
@@ -30,7 +31,6 @@ from bench.report.curves import (
     ordered_points,
     value_at,
 )
-from bench.report.directions import BETTER
 from bench.report.energy_to_quality import NO_METER, Summary, Threshold, summary, thresholds_of
 from bench.report.plots import COLOURS, GREY, MARKERS, Drawing, drawable, tick_text
 from bench.store import StoredRun

@@ -132,11 +132,11 @@ def _loss_panel(axis: Axes, log: LossLog) -> None:
 
 def samples(runs: Sequence[StoredRun]) -> Drawing:
     """The last sample grid of each run, side by side."""
-    with_grids = [run for run in runs if _last_grid(run) is not None]
+    with_grids = [run for run in runs if last_grid(run) is not None]
     kept, left_out = newest(with_grids, _MAX_PANELS)
     drawn, problems = [], []
     for run in kept:
-        image = _read_grid(run)
+        image = read_grid(run)
         if isinstance(image, str):
             problems.append(image)
         else:
@@ -147,27 +147,28 @@ def samples(runs: Sequence[StoredRun]) -> Drawing:
     for axis, title, (run, image) in zip(axes, titles, drawn, strict=True):
         axis.imshow(image)
         axis.set_axis_off()
-        axis.set_title(f"{title}\n{_num_images_text(run)}")
+        axis.set_title(f"{title}\n{num_images_text(run)}")
     caption = f"Images from the same fixed latents at the end of each training, not selected.{left_out}"
     return Drawing(figure, caption, tuple(problems))
 
 
-def _last_grid(run: StoredRun) -> tuple[str, str] | None:
+def last_grid(run: StoredRun) -> tuple[str, str] | None:
     """Key and path of the grid with the most images shown."""
     result = run.record.phases.get("train")
     keys = [key for key in result.artifacts if key.startswith("samples_")] if result else []
     return (max(keys), result.artifacts[max(keys)]) if result and keys else None
 
 
-def _num_images_text(run: StoredRun) -> str:
-    grid = _last_grid(run)
+def num_images_text(run: StoredRun) -> str:
+    """`after 200,000 images`, or nothing where the run has no grid."""
+    grid = last_grid(run)
     digits = grid[0].removeprefix("samples_") if grid else ""
     return f"after {int(digits) / 1e3:,.10g} kimg" if digits.isascii() and digits.isdigit() else ""
 
 
-def _read_grid(run: StoredRun) -> NDArray[np.uint8] | str:
+def read_grid(run: StoredRun) -> NDArray[np.uint8] | str:
     """RGB pixels [h, w, 3], or the sentence that says why not."""
-    grid = _last_grid(run)
+    grid = last_grid(run)
     path = run.folder / (grid[1] if grid else "")
     if not path.resolve().is_relative_to(run.folder.resolve()):
         return f"The sample grid '{path}' lies outside its run's folder; it is not drawn."

@@ -6,11 +6,13 @@ Every table and picture takes these answers from here, so that they agree.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from bench.audit import TOPICS
 from bench.records import PhaseName, Quantity, Record
 from bench.report.carbon import ACTIVITIES
 from bench.report.notation import UNMARKED_KINDS, plain, provenance_mark, shortened
+from bench.units import format_bytes
 
 COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")
 SPEED_COLUMNS = ("generate_images_per_s", "generate_latency_ms_p50", "train_images_per_s", "peak_memory_bytes")
@@ -23,6 +25,7 @@ _PHASE_OF: dict[str, PhaseName] = {
     **dict.fromkeys(COST_COLUMNS, "cost"),
     "generate_images_per_s": "generate",
     "generate_latency_ms_p50": "generate",
+    "generate_peak_memory_bytes": "generate",
     "train_images_per_s": "train_step",
     "peak_memory_bytes": "train_step",
     "num_images_shown": "train",
@@ -30,6 +33,7 @@ _PHASE_OF: dict[str, PhaseName] = {
     **{name: activity.phase for activity in ACTIVITIES for name in (activity.gross, activity.net, activity.co2)},
 }
 _MIN_ID_CHARS = 8
+_LONGEST_END = _MIN_ID_CHARS + len(" ·  (smoke)")  # what a label may need behind a name
 
 
 def sort_key(record: Record) -> tuple[str, int, str, str, str]:
@@ -59,6 +63,27 @@ def machine_name(record: Record) -> str:
     gpus, cpu = record.machine.gpus, record.machine.cpu
     used = gpus if (record.spec.device or "").startswith("cuda") else ()
     return ", ".join(used) or cpu
+
+
+def machine_text(record: Record) -> str:
+    """The hardware and the software of a run; two runs with the same text were made on the same machine."""
+    machine = record.machine
+    num_cores = machine.container_cpu_limit or machine.num_cpu_cores
+    memory_bytes = machine.container_memory_limit_bytes or machine.memory_bytes
+    gpus = [
+        f"{name} ({format_bytes(num_bytes)}, {'unknown power limit' if limit_w is None else f'{limit_w:g} W'})"
+        for name, num_bytes, limit_w in zip(
+            machine.gpus, machine.gpu_memory_bytes, machine.gpu_power_limit_w, strict=False
+        )
+    ]
+    parts = [
+        f"{machine.hostname}: {machine.cpu}, {num_cores:g} cores, {format_bytes(memory_bytes)}",
+        ", ".join(gpus) or "no GPU",
+        machine.os,
+        f"driver {machine.driver}, CUDA {machine.cuda}" if machine.gpus else "",
+        f"Python {machine.python}, torch {machine.torch}, {machine.num_torch_threads} threads",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def short_ids(records: Sequence[Record]) -> list[str]:
@@ -93,9 +118,10 @@ def run_labels(records: Sequence[Record], max_chars: int = 44) -> list[str]:
         if varies and (always or len(set(zip(*columns, texts, strict=True))) > num_told_apart):
             columns.append(texts)
     names = [" · ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+    cut = [shortened(plain(name), max_chars - _LONGEST_END) for name in names]  # cutting may make two names alike
     labels = []
-    for record, name, short in zip(records, names, short_ids(records), strict=True):
-        end = "" if names.count(name) == 1 else f" · {plain(short)[-_MIN_ID_CHARS:]}"
+    for record, name, kept, short in zip(records, names, cut, short_ids(records), strict=True):
+        end = "" if names.count(name) == 1 and cut.count(kept) == 1 else f" · {plain(short)[-_MIN_ID_CHARS:]}"
         end += " (smoke)" if record.spec.preset == "smoke" else ""
         labels.append(shortened(plain(name), max_chars - len(end)) + end)
     return labels
@@ -125,15 +151,36 @@ def why_not_publishable(record: Record) -> str:
     return _doubt(record)
 
 
-def _doubt(record: Record) -> str:
-    """What speaks against all of a run's measured figures, whatever its phases say."""
+def _doubt(record: Record, phase: PhaseName | None = None, *, is_energy: bool = True) -> str:
+    """What speaks against measured figures, whatever their phase says of itself.
+
+    Args:
+        phase: where they stand; None asks for the whole run.
+        is_energy: whether they are joules, watts or CO2.
+    """
     if record.spec.preset == "smoke":
         return "smoke, not publishable"
-    errors = sorted({finding.rule for finding in record.validity if finding.level == "error"})
-    if errors:
-        return f"not publishable: {', '.join(errors)}"
+    errors = {finding.rule for finding in record.validity if finding.level == "error"}
+    concerned = sorted(rule for rule in errors if phase is None or _concerns(rule, phase, is_energy=is_energy))
+    if concerned:
+        return f"not publishable: {', '.join(concerned)}"
     simulated = sorted(name for name, quantity in all_quantities(record).items() if is_simulated(quantity))
     return f"not publishable: simulated {', '.join(simulated)}" if simulated else ""
+
+
+def _concerns(rule: str, phase: PhaseName, *, is_energy: bool) -> bool:
+    """Whether an error of that rule speaks against a figure: wrong joules say nothing of images per second."""
+    if rule == "phase_status":  # that another phase failed; its own has been asked
+        return False
+    topic = TOPICS.get(rule, "identity")
+    return {
+        "timing": phase in ("generate", "train_step"),
+        "disturbances": phase in ("generate", "train_step", "train"),
+        "energy": is_energy,
+        "training": phase in ("train", "quality"),
+        "quality": phase == "quality",
+        "identity": True,
+    }[topic]
 
 
 def why_not_ranked(record: Record, figure: str) -> str:
@@ -151,7 +198,7 @@ def why_not_ranked(record: Record, figure: str) -> str:
         return f"the phase {phase.phase} is {phase.status}"
     if phase.quantities[figure].kind not in UNMARKED_KINDS or provenance_mark(phase.quantities[figure]):
         return f"not measured but {provenance_mark(phase.quantities[figure])}"
-    return _doubt(record)
+    return _doubt(record, phase.phase, is_energy=phase.quantities[figure].label is not None)
 
 
 def all_quantities(record: Record) -> dict[str, Quantity]:
@@ -179,7 +226,7 @@ def why_unknown(record: Record, name: str) -> str | None:
     return f"the phase {phase} gives no such figure here"
 
 
-def grouped_reasons(records: Sequence[Record], figures: Sequence[str], names: dict[str, str]) -> list[str]:
+def grouped_reasons(records: Sequence[Record], figures: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """One line per reason why a figure is unknown, with the figures and the runs it holds for.
 
     Args:

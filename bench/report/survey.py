@@ -1,21 +1,29 @@
 """One pass over all stored runs: every run goes into the CSV tables, the newest are kept for text and pictures.
 
 Why one pass: a record is up to 0.2 MB in memory, and ten thousand of them would not fit a laptop beside the pictures.
+
+Every run is audited, and an error that the audit finds counts as the record's own: no table, picture or verdict ranks
+the figures it speaks of. Of a simulated device nothing is said but that it was simulated: no file of a report may
+depend on what it read. Raw windows are read for the runs that are shown; of older ones, where there are more, the
+record alone is audited, because parsing all windows of ten thousand runs takes minutes.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.audit import TOPICS, AuditFinding, audit, audit_run
+from bench.records import Finding, Record
 from bench.report.csv_long import LongTable, curve_table, measurements_table
 from bench.report.csv_table import ResultsTable
 from bench.report.grids import Grid
 from bench.report.notation import plain
 from bench.report.published import reported
 from bench.report.rows import sort_key
-from bench.store import StoredRun, each_run
+from bench.store import StoredRun, count_records, each_run
 
 MAX_SHOWN_RUNS = 500
 
@@ -25,19 +33,18 @@ class Survey:
     """What a report is made of.
 
     Attributes:
-        stored: the newest runs as they are stored, in the order of every table.
-        shown: the same as a report may show them (`published.reported`).
-        num_runs: how many could be read; all of them are in the tables.
+        shown: the newest runs as a report may show them (`published.reported`), in the order of every table.
+        findings: run id → what the audit found in a shown run.
+        num_runs: how many could be read.
         problems: one sentence for each record that could not.
+        tables: CSV file → its table; every run that could be read is in each.
     """
 
-    stored: tuple[StoredRun, ...]
     shown: tuple[StoredRun, ...]
+    findings: Mapping[str, tuple[AuditFinding, ...]]
     num_runs: int
     problems: tuple[str, ...]
-    results: ResultsTable
-    curve: LongTable
-    measurements: LongTable
+    tables: Mapping[str, ResultsTable | LongTable]
 
     @property
     def left_out(self) -> str:
@@ -54,28 +61,53 @@ def survey(results: Path, *, grid: Grid | None = None, pue: float = 1.0) -> Surv
         grid: what a kilowatt-hour stands for; None leaves CO2 unknown.
         pue: power usage effectiveness, at least 1 (`checked_pue`).
     """
-    tables = ResultsTable(grid, pue), curve_table(), measurements_table()
-    newest: list[tuple[str, str, StoredRun, StoredRun]] = []
+    tables: dict[str, ResultsTable | LongTable] = {
+        "results.csv": ResultsTable(grid, pue),
+        "curve.csv": curve_table(),
+        "measurements.csv": measurements_table(),
+    }
+    newest: list[tuple[str, str, StoredRun]] = []
     problems: list[str] = []
     num_runs = 0
+    is_small = count_records(results) <= MAX_SHOWN_RUNS
     for run in each_run(results):
         if not isinstance(run, StoredRun):
             problems.append(plain(str(run)))
             continue
         num_runs += 1
-        record = run.record
-        shown = replace(run, record=reported(record, grid, pue))
-        for table in tables:
-            table.add(shown.record)
-        place = (record.created_at, run.folder.name, run, shown)  # a folder's name is unique, so runs are not compared
+        findings = publishable(audit_run(run) if is_small else audit(run.record, {}))
+        record = reported(judged(run.record, findings), grid, pue)
+        for table in tables.values():
+            table.add(record)
+        place = (record.created_at, run.folder.name, run)  # a folder's name is unique, so runs are not compared
         (heapq.heappush if len(newest) < MAX_SHOWN_RUNS else heapq.heappushpop)(newest, place)
-    newest.sort(key=lambda place: (*sort_key(place[2].record), place[1]))
+    runs = sorted((place[2] for place in newest), key=lambda run: (*sort_key(run.record), run.folder.name))
+    found = [publishable(audit_run(run)) for run in runs]
+    shown = [
+        replace(run, record=reported(judged(run.record, findings), grid, pue))
+        for run, findings in zip(runs, found, strict=True)
+    ]
     return Survey(
-        stored=tuple(place[2] for place in newest),
-        shown=tuple(place[3] for place in newest),
+        shown=tuple(shown),
+        findings={run.record.run_id: findings for run, findings in zip(runs, found, strict=True)},
         num_runs=num_runs,
         problems=tuple(problems),
-        results=tables[0],
-        curve=tables[1],
-        measurements=tables[2],
+        tables=tables,
     )
+
+
+def publishable(findings: Sequence[AuditFinding]) -> tuple[AuditFinding, ...]:
+    """The findings without those on energies where a device was simulated: they would quote it."""
+    is_simulated = any(finding.rule == "simulated" for finding in findings)
+    return tuple(each for each in findings if not is_simulated or TOPICS.get(each.rule) != "energy")
+
+
+def judged(record: Record, findings: Sequence[AuditFinding]) -> Record:
+    """The record with the audit's errors among its own findings, so that nothing ranks what they speak of."""
+    known = {finding.rule for finding in record.validity if finding.level == "error"}
+    errors = tuple(
+        Finding(rule=finding.rule, level="error", detail=f"{finding.detail} {finding.remedy}")
+        for finding in findings
+        if finding.level == "error" and finding.rule not in known
+    )
+    return record.model_copy(update={"validity": record.validity + errors}) if errors else record
