@@ -15,8 +15,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/bench run
-	$(BIN)/bench report
+	$(BIN)/bench run --results demo/results
+	$(BIN)/bench report --results demo/results --out demo/reports
 
 # Two workers, one file at a time each: a test's own subprocesses and ratios stay on one core.
 test: $(READY)
@@ -45,4 +45,4 @@ gpu-check: $(READY)
 	$(BIN)/pytest -q -m gpu
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis reports/*.csv reports/*.md reports/figures
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis reports/* demo

@@ -242,7 +242,7 @@ def row_of(rows: list[FrontierRow], label: str) -> FrontierRow:
 
 
 def test_rows_say_figures_probability_and_in_which_space():
-    rows = frontier_rows(stored(run("good", 0.1, 3.0, 0.2), run("bad", 0.3, 9.0, 0.9), run("fast", 0.2, 1.0)))
+    rows = frontier_rows(stored(run("good", 0.1, 3.0, 0.2), run("bad", 0.3, 9.0, 0.7), run("fast", 0.2, 1.0)))
     good, bad, fast = (row_of(rows, name) for name in ("good", "bad", "fast"))
     assert good.figures == good.space == ("rfd_v1", ENERGY, LATENCY)
     assert [each.value for each in good.values] == [0.1, 0.2, 3.0]
@@ -383,7 +383,7 @@ def texts(drawing: plots.Drawing) -> str:
 
 
 def test_the_picture_has_three_panels_with_units_directions_and_a_table():
-    drawing = draw(stored(run("good", 0.01, 3.0, 0.2), run("bad", 0.3, 9.0, 0.9), run("near", 0.0101, 3.1, 0.21)))
+    drawing = draw(stored(run("good", 0.01, 3.0, 0.2), run("bad", 0.3, 9.0, 0.7), run("near", 0.0101, 3.1, 0.21)))
     panels = drawing.figure.axes[:3]
     assert [panel.get_xlabel() for panel in panels] == [
         "J per image, lower is better",

@@ -10,11 +10,26 @@ from PIL import Image
 
 from bench.cli import main
 from bench.errors import MissingDataError
+from bench.report.notation import format_quantity
+from bench.store import load_all
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    bench ")]
 TARGETS = re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE)
+
+
+# The columns of the README's table of results, from the third on.
+README_FIGURES = (
+    "num_params_generator",
+    "macs_generator",
+    "generate_images_per_s",
+    "generate_latency_ms_p50",
+    "train_images_per_s",
+    "num_images_shown",
+    "rfd_v1",
+    "modes_covered",
+)
 
 
 @pytest.fixture
@@ -45,9 +60,11 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
         code = main([*words, "--dry-run", "--results", str(tmp_path / "results")])
         needs_files = "lsun-bedroom" in words and "--no-data" not in words
         assert code == (1 if needs_files else 0), capsys.readouterr().err
-    elif words[0] == "report":
-        assert main([*words, "--results", str(tmp_path / "none"), "--out", str(tmp_path / "reports")]) == 0
-    elif words[0] in {"show", "sample"}:
+    elif words[0] in {"report", "best", "audit"}:
+        out = ["--out", str(tmp_path / "reports")] if words[0] == "report" else []
+        committed = str(tmp_path / "none" if words[0] == "report" else ROOT / "results")
+        assert main([*words, "--results", committed, *out]) == 0
+    elif words[0] in {"show", "sample", "compare"}:
         assert main([*words, "--results", str(tmp_path / "none")]) == 1  # there is no run of that name
         assert "There is no run" in capsys.readouterr().err
     elif words[:2] == ["data", "prepare"]:
@@ -69,3 +86,15 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
         for slow in ("calibrate", "overhead"):  # minutes; what they do is tested where it is done
             monkeypatch.setattr(f"bench.listing.{slow}", lambda *_, name=slow: f"{name}: done")
         assert main(words) == 0
+
+
+def test_the_table_of_the_readme_is_what_the_committed_records_say():
+    runs = [run.record for run in load_all(ROOT / "results")[0] if run.record.spec.size == "tiny"]
+    by_id = {record.run_id[-8:]: record for record in runs}
+    lines = [line for line in README.splitlines() if re.match(r"\| [0-9a-f]{8} \|", line)]
+    assert len(lines) >= 10
+    for line in lines:
+        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
+        record = by_id[cells[0]]
+        assert cells[1] == record.spec.model_title
+        assert cells[2:] == [format_quantity(record.quantity(name)) for name in README_FIGURES]

@@ -140,11 +140,25 @@ def test_broken_log_lines_are_counted_and_infinite_losses_said(tmp_path):
     (run.folder / "train.jsonl").write_text(log)
     found = plots_training.read_loss_log(run.folder / "train.jsonl")
     assert found.num_broken == 4
-    assert found.images_shown.tolist() == [32, 64]
+    assert [points[:, 0].tolist() for points in found.losses.values()] == [[32, 64], [32, 64]]
     with plots.house_style():
         drawing = plots_training.loss([run])
     assert "has 4 lines that are no log entries" in drawing.problems[0]
     assert "2 not finite" in texts(drawn(drawing))
+
+
+def test_a_step_without_a_generator_update_is_an_entry_and_no_infinite_loss(tmp_path):
+    run = store(tmp_path, make_record())
+    log = '{"images_shown": 32, "discriminator": 1.0}\n{"images_shown": 64, "discriminator": 1.0, "generator": 0.5}\n'
+    (run.folder / "train.jsonl").write_text(log)
+    found = plots_training.read_loss_log(run.folder / "train.jsonl")
+    assert found.num_broken == 0
+    assert {name: points[:, 0].tolist() for name, points in found.losses.items()} == {
+        "discriminator": [32, 64],
+        "generator": [64],
+    }
+    with plots.house_style():
+        assert "not finite" not in texts(drawn(plots_training.loss([run])))
 
 
 def test_a_long_log_keeps_its_mean_its_range_and_its_end(tmp_path):

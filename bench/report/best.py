@@ -5,7 +5,7 @@ or the good end is, and not where the good end is outside. A limit on joules is 
 error widens the interval, unlike in a comparison of two runs on one board. A peak of memory has no interval because it
 is the highest of all windows: it is its own bad end. Any other figure without an interval fits maybe.
 
-What may not be ranked (smoke, failed, simulated, estimated: `rows.why_not_ranked`) fits nothing, and what is unknown is
+What may not be ranked (smoke, failed, simulated, estimated: `why_not_ranked`) fits nothing, and what is unknown is
 no fit. Runs are ordered only against those on the same data set and resolution whose figures are decided by the same
 machine, setting and protocol (`compare.deciding`), in one group per such set, the sure ones first. No total order is
 claimed within it: a run whose interval reaches that of the cheapest one shares its place.
@@ -26,8 +26,9 @@ from bench.errors import UsageError
 from bench.records import Quantity, Record
 from bench.registry import suggest
 from bench.report.notation import format_number
+from bench.report.ranking import why_not_ranked
 from bench.report.ratios import interval_of
-from bench.report.rows import why_not_ranked, why_unknown
+from bench.report.rows import why_unknown
 from bench.report.survey import judged
 from bench.units import BYTES_PER_GIB, Goal, parse_goal
 

@@ -2,7 +2,7 @@
 
 Why it exists: a table puts numbers side by side, and a reader ranks what stands side by side. So wherever protocols
 differ the cells say so, and the best is only ever the best of those whose protocols or settings agree. The rules are
-those of `bench/compare.py`; which figures are never called the best is `rows.why_not_ranked`. Settings have no letters:
+those of `bench/compare.py`; which figures are never called the best is `why_not_ranked`. Settings have no letters:
 machine, precision and batch size stand in the row. Counts have no best: few parameters are no merit of their own.
 """
 
@@ -15,7 +15,8 @@ from string import ascii_lowercase
 from bench.compare import comparable_groups, disagreement, leaders
 from bench.directions import BETTER, BETTER_COST
 from bench.records import Record
-from bench.report.rows import COST_COLUMNS, why_not_ranked
+from bench.report.ranking import why_not_ranked
+from bench.report.rows import COST_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)

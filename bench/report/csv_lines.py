@@ -16,7 +16,8 @@ _LARGEST_EXACT_INTEGER = 2**53
 def csv_lines(rows: Iterable[Sequence[Cell]]) -> str:
     """Rows of cells → lines; None is an empty cell, text is never taken for a formula (`csv_text`)."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_inert(cell) for cell in cells] for cells in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([None if cell is None else _inert(cell) for cell in cells] for cells in rows)
     return text.getvalue()
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from bench.records import CurvePoint, Quantity, Record
 from bench.report.csv_lines import Cell, csv_lines
 from bench.report.curves import ordered_points, shown_energy
-from bench.report.rows import all_quantities, sort_key, why_not_ranked
+from bench.report.ranking import why_each_is_not_ranked
+from bench.report.rows import sort_key
 
 _MEASUREMENT_COLUMNS = (
     "run_id",
@@ -111,7 +112,7 @@ def _measurements_of(record: Record) -> list[tuple[Cell, ...]]:
         spec.seed,
         spec.preset,
     )
-    doubts = {name: why_not_ranked(record, name) for name in all_quantities(record)}
+    doubts = why_each_is_not_ranked(record)
     return [
         (*asked, phase, name, *_measured(figure), not doubts[name], doubts[name])
         for phase, result in record.phases.items()

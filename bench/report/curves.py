@@ -97,9 +97,11 @@ class Cost:
 
 def shown_energy(record: Record, energy: Quantity | None) -> Quantity | None:
     """The joules; None where they are unknown, or where a simulated device had a part in the record."""
+    if energy is None or energy.value is None:
+        return None
     of_curve = [each for point in record.curve for each in (point.train_energy, point.evaluation_energy) if each]
     figures = [*of_curve, *(each for each in all_quantities(record).values() if each.label is not None)]
-    return None if energy is None or energy.value is None or any(map(is_simulated, figures)) else energy
+    return None if any(map(is_simulated, figures)) else energy
 
 
 def _energy_amount(configuration: Configuration, record: Record, point: CurvePoint) -> float | None:

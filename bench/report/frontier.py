@@ -3,7 +3,7 @@
 Which runs may share a frontier, what a candidate is and what its figures are; the statistics are in `membership`, the
 picture in `plots_frontier`.
 
-A run is a candidate where its quality and its latency at batch 1 may be ranked (`rows.why_not_ranked`); its joules per
+A run is a candidate where its quality and its latency at batch 1 may be ranked (`why_not_ranked`); its joules per
 generated image take part where they may, too, and are of a metered measurement that is for publication. A frontier
 holds candidates that agree in everything that decides these figures (`compare.deciding`): data set, protocol, machine,
 software, way of running and, where joules are known, batch size. Every other run is listed with the reason.
@@ -29,7 +29,8 @@ from bench.records import Quantity, Record
 from bench.report.curves import Configuration, configurations_of
 from bench.report.membership import Evidence, Membership, memberships, seeds_quantity
 from bench.report.notation import plain, shortened
-from bench.report.rows import data_name, machine_name, model_name, sort_key, why_not_ranked, why_unknown
+from bench.report.ranking import why_not_ranked
+from bench.report.rows import data_name, machine_name, model_name, sort_key, why_unknown
 from bench.store import RunFolder, StoredRun
 
 ENERGY = "generate_energy_j_per_image"

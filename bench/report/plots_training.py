@@ -39,12 +39,10 @@ class LossLog:
     """What a training log says.
 
     Attributes:
-        images_shown: [n], rising.
-        losses: name → [n]; not finite where the training was not.
+        losses: network → [n, 2], images shown (rising) and loss; not finite where the training was not.
         num_broken: lines that are no log entry; a killed run may leave one.
     """
 
-    images_shown: NDArray[np.float64]
     losses: dict[str, NDArray[np.float64]]
     num_broken: int
 
@@ -63,7 +61,7 @@ def loss(runs: Sequence[StoredRun]) -> Drawing:
             continue
         if log.num_broken:
             problems.append(f"'{path}' has {log.num_broken} lines that are no log entries; they are not drawn.")
-        if len(log.images_shown):
+        if any(len(points) for points in log.losses.values()):
             drawn.append((run, log))
     if not drawn:
         return Drawing(None, "No run has a training log with entries.", tuple(problems))
@@ -82,36 +80,41 @@ def loss(runs: Sequence[StoredRun]) -> Drawing:
 
 def read_loss_log(path: Path) -> LossLog:
     """Read a training log line by line. Raises OSError where the file cannot be read."""
-    entries: list[tuple[float, float, float]] = []
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in _LOSSES}
     num_broken = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             entry = _loss_entry(line)
             if entry is None:
                 num_broken += bool(line.strip())
-            else:
-                entries.append(entry)
-    table = np.array(sorted(entries, key=lambda entry: entry[0]), dtype=np.float64).reshape(-1, 3)
-    return LossLog(table[:, 0], {"discriminator": table[:, 1], "generator": table[:, 2]}, num_broken)
+                continue
+            for name, point in entry.items():
+                points[name].append(point)
+    losses = {name: np.array(sorted(found), dtype=np.float64).reshape(-1, 2) for name, found in points.items()}
+    return LossLog(losses, num_broken)
 
 
-def _loss_entry(line: str) -> tuple[float, float, float] | None:
-    """(images shown, discriminator, generator), a loss that is null or NaN as nan; None for anything else."""
+def _loss_entry(line: str) -> dict[str, tuple[float, float]] | None:
+    """Network → (images shown, loss), null as nan; None for a line that is no entry.
+
+    A step may be without one network's loss: where the discriminator is updated more often than the generator.
+    """
     try:
         entry = json.loads(line)
         images_shown = float(entry["images_shown"])
-        losses = [math.nan if entry[name] is None else float(entry[name]) for name, _, _ in _LOSSES]
+        losses = {name: entry[name] for name, _, _ in _LOSSES if name in entry}
+        points = {name: (images_shown, math.nan if loss is None else float(loss)) for name, loss in losses.items()}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return (images_shown, losses[0], losses[1]) if math.isfinite(images_shown) and images_shown >= 0 else None
+    return points if points and math.isfinite(images_shown) and images_shown >= 0 else None
 
 
 def _loss_panel(axis: Axes, log: LossLog) -> None:
     num_not_finite = 0
     for name, colour, line_style in _LOSSES:
-        finite = np.isfinite(log.losses[name])
+        finite = np.isfinite(log.losses[name][:, 1])
         num_not_finite += int((~finite).sum())
-        values, shown = log.losses[name][finite], log.images_shown[finite]
+        shown, values = log.losses[name][finite].T
         if not len(values):
             continue
         starts = np.unique(np.linspace(0, len(values), _MAX_LOSS_POINTS, endpoint=False).astype(np.int64))

@@ -6,12 +6,11 @@ Every table and picture takes these answers from here, so that they agree.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from bench.audit import TOPICS
 from bench.records import PhaseName, Quantity, Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import UNMARKED_KINDS, plain, provenance_mark, shortened
+from bench.report.notation import plain, shortened
 from bench.units import format_bytes
 
 COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")
@@ -148,57 +147,21 @@ def why_not_publishable(record: Record) -> str:
     """Why the figures of this run are not for publication, in a few words; empty where they are."""
     if record.spec.preset != "smoke" and record.status != "ok":
         return f"{record.status}, not publishable"
-    return _doubt(record)
+    return doubt(record, {finding.rule for finding in record.validity if finding.level == "error"})
 
 
-def _doubt(record: Record, phase: PhaseName | None = None, *, is_energy: bool = True) -> str:
+def doubt(record: Record, errors: Collection[str]) -> str:
     """What speaks against measured figures, whatever their phase says of itself.
 
     Args:
-        phase: where they stand; None asks for the whole run.
-        is_energy: whether they are joules, watts or CO2.
+        errors: the rules whose errors concern them.
     """
     if record.spec.preset == "smoke":
         return "smoke, not publishable"
-    errors = {finding.rule for finding in record.validity if finding.level == "error"}
-    concerned = sorted(rule for rule in errors if phase is None or _concerns(rule, phase, is_energy=is_energy))
-    if concerned:
-        return f"not publishable: {', '.join(concerned)}"
+    if errors:
+        return f"not publishable: {', '.join(sorted(errors))}"
     simulated = sorted(name for name, quantity in all_quantities(record).items() if is_simulated(quantity))
     return f"not publishable: simulated {', '.join(simulated)}" if simulated else ""
-
-
-def _concerns(rule: str, phase: PhaseName, *, is_energy: bool) -> bool:
-    """Whether an error of that rule speaks against a figure: wrong joules say nothing of images per second."""
-    if rule == "phase_status":  # that another phase failed; its own has been asked
-        return False
-    topic = TOPICS.get(rule, "identity")
-    return {
-        "timing": phase in ("generate", "train_step"),
-        "disturbances": phase in ("generate", "train_step", "train"),
-        "energy": is_energy,
-        "training": phase in ("train", "quality"),
-        "quality": phase == "quality",
-        "identity": True,
-    }[topic]
-
-
-def why_not_ranked(record: Record, figure: str) -> str:
-    """Why this figure may neither be ranked nor be called the best, in a few words; empty where it may.
-
-    Its own phase decides, not the whole run: that training failed says nothing against counts. A phase that is
-    inconclusive is ranked by its interval, which is wider than was asked for and no less true.
-    """
-    phase = next((result for result in record.phases.values() if figure in result.quantities), None)
-    if phase is None or phase.quantities[figure].value is None:
-        return "not known"
-    if phase.phase == "cost":
-        return "" if phase.status == "ok" else f"the phase cost is {phase.status}"
-    if phase.status not in ("ok", "inconclusive"):
-        return f"the phase {phase.phase} is {phase.status}"
-    if phase.quantities[figure].kind not in UNMARKED_KINDS or provenance_mark(phase.quantities[figure]):
-        return f"not measured but {provenance_mark(phase.quantities[figure])}"
-    return _doubt(record, phase.phase, is_energy=phase.quantities[figure].label is not None)
 
 
 def all_quantities(record: Record) -> dict[str, Quantity]:

@@ -25,7 +25,7 @@ from bench.report.published import reported
 from bench.report.rows import sort_key
 from bench.store import StoredRun, count_records, each_run
 
-MAX_SHOWN_RUNS = 500
+MAX_SHOWN_RUNS = 300
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Two runs against each other: each figure's ratio and what may be said of it, and what differs between the runs.
 
 Why it exists: two numbers side by side are read as a verdict. So a figure is called faster, cheaper or better only
-where both may be ranked (`rows.why_not_ranked`), everything that decides it besides the model agrees (`bench.compare`),
+where both may be ranked (`why_not_ranked`), everything that decides it besides the model agrees (`bench.compare`),
 and the ratio's interval leaves 1 out (`ratios`). Whatever may not be ranked is shown all the same, with the reason.
 
 Besides what `bench.compare` asks: joules are compared only where the same kind of meter read them; totals of a training
@@ -21,16 +21,9 @@ from bench.compare import base_of, differences, disagreement, protocol_of, setti
 from bench.directions import BETTER, BETTER_COST
 from bench.errors import RecordError
 from bench.records import PhaseName, Quantity, Record
+from bench.report.ranking import why_not_ranked
 from bench.report.ratios import SAME_WITHIN, Ratio, ratio_of
-from bench.report.rows import (
-    COST_COLUMNS,
-    ENERGY_COLUMNS,
-    QUALITY_COLUMNS,
-    SPEED_COLUMNS,
-    all_quantities,
-    why_not_ranked,
-    why_unknown,
-)
+from bench.report.rows import COST_COLUMNS, ENERGY_COLUMNS, QUALITY_COLUMNS, SPEED_COLUMNS, all_quantities, why_unknown
 from bench.store import RECORD_FILE, find_run, read_record
 
 HEADLINES = tuple(

@@ -19,6 +19,7 @@ from bench.records import PhaseResult, Quantity, Record
 from bench.report.carbon import ACTIVITIES
 from bench.report.notation import UNKNOWN, format_number, format_quantity, plain, shortened
 from bench.report.published import why_energy_not_publishable
+from bench.report.ranking import why_not_ranked
 from bench.report.rows import (
     all_quantities,
     data_name,
@@ -27,7 +28,6 @@ from bench.report.rows import (
     setting_name,
     status_reason,
     why_not_publishable,
-    why_not_ranked,
     why_unknown,
 )
 from bench.units import format_duration

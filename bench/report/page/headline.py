@@ -17,7 +17,8 @@ from bench.report.carbon import ACTIVITIES
 from bench.report.notation import format_quantity
 from bench.report.page.data import Json
 from bench.report.published import is_measured, known_energy
-from bench.report.rows import data_name, machine_name, machine_text, model_name, why_not_publishable, why_not_ranked
+from bench.report.ranking import why_not_ranked
+from bench.report.rows import data_name, machine_name, machine_text, model_name, why_not_publishable
 
 if TYPE_CHECKING:
     from bench.audit import AuditFinding

@@ -18,7 +18,8 @@ from bench.records import Record
 from bench.report.carbon import ACTIVITIES
 from bench.report.notation import UNKNOWN, format_quantity
 from bench.report.page.data import Json, clean
-from bench.report.rows import COST_COLUMNS, QUALITY_COLUMNS, SPEED_COLUMNS, why_not_ranked
+from bench.report.ranking import why_not_ranked
+from bench.report.rows import COST_COLUMNS, QUALITY_COLUMNS, SPEED_COLUMNS
 
 DIRECTIONS = {**BETTER_COST, **BETTER}
 

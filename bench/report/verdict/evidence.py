@@ -2,7 +2,7 @@
 
 Why it exists: a claim is decided by rules on records and never by hand, so the same rules must hold for each.
 
-* A figure counts only where `rows.why_not_ranked` has nothing against it: no smoke run, no failed phase, no estimate,
+* A figure counts only where `why_not_ranked` has nothing against it: no smoke run, no failed phase, no estimate,
   no simulated device; and joules only where the record calls their measurement publishable. What is left out is said.
 * LadaGAN is the model `ladagan` with its own attention. It is set beside another model only where everything that
   decides the figure agrees (`compare.deciding`: machine, software, way of running, resolution) and where both or
@@ -28,8 +28,9 @@ from pydantic import JsonValue
 from bench.compare import Better, deciding, differences
 from bench.records import Record
 from bench.report.notation import plain, shortened
+from bench.report.ranking import why_not_ranked
 from bench.report.ratios import Ratio, ratio_of
-from bench.report.rows import model_name, why_not_ranked
+from bench.report.rows import model_name
 
 Outcome = Literal["supported here", "contradicted here", "mixed", "cannot be told", "not tested here"]
 Vote = Literal["supports", "contradicts", "undecided"]

@@ -13,7 +13,7 @@ _HOW_TO_READ = """\
   else. **mixed**: the findings disagree. **cannot be told**: there are findings, and they do not decide.
 * A finding decides only with a 95 % interval, and only between runs whose protocol, machine and setting agree. Ratios
   and exponents are given as `1.90 (1.81 to 2.00)`. Where a question was asked twice, the newest answer speaks.
-* The rules stand in the code, `bench/report/verdict_*.py`, and know no model's result.
+* The rules stand in the code, `bench/report/verdict/`, and know no model's result.
 """
 
 
