@@ -507,6 +507,19 @@ def test_missing_files_are_errors_and_missing_weights_a_note(stored):
     assert rules_of(stored) == {"artifacts": "error", "figures_match_windows": "note"}
 
 
+def test_a_missing_grid_is_an_error_where_it_is_the_last_and_a_note_where_it_is_an_earlier_one(stored):
+    document = sound()
+    document["phases"]["train"]["artifacts"] |= {
+        "samples_0000000000": "samples/0.png",
+        "samples_0000000999": "samples/9.png",
+    }
+    record = Record.model_validate_json(json.dumps(document))
+    (stored.folder / "samples").mkdir()
+    assert rules_of(StoredRun(record, stored.folder)) == {"artifacts": "error"}
+    (stored.folder / "samples" / "9.png").write_bytes(b"the last grid")
+    assert rules_of(StoredRun(record, stored.folder)) == {"artifacts": "note"}
+
+
 def test_a_path_out_of_the_folder_is_an_error_and_not_followed(stored):
     for path in ("../../secret", "/etc/passwd", "windows/../../x"):
         document = sound()

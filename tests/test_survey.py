@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import HOSTILE, failed_phases, make_phases, make_record
+from test_report import HOSTILE, failed_phases, figure, make_machine, make_phases, make_record
 
 from bench.audit import TOPICS, audit
+from bench.records import unknown
 from bench.report import survey as survey_module
 from bench.report.ranking import why_each_is_not_ranked, why_not_ranked
 from bench.report.survey import judged, survey
@@ -124,3 +125,80 @@ def test_ten_thousand_records_take_time_in_proportion_and_less_than_two_gib(tmp_
     assert seconds[1] < 6 * seconds[0]
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 2**20  # KiB
     assert len((tmp_path / "out" / "report.html").read_bytes()) <= 2_000_000
+
+
+def nothing_known(phases):
+    """Every figure of every phase unknown."""
+    return {
+        name: result.model_copy(
+            update={"quantities": {key: unknown("1", "nobody looked", source="x") for key in result.quantities}}
+        )
+        for name, result in phases.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def motley(tmp_path_factory) -> Path:
+    """Two machines, protocols and precisions; smoke, failed, invalid, simulated, unknown, of an older schema."""
+    results = tmp_path_factory.mktemp("motley")
+    other_protocol = make_phases(9.0)
+    rfd = {**other_protocol["quality"].protocol["rfd_v1"], "num_images": 500}
+    other_protocol["quality"] = other_protocol["quality"].model_copy(update={"protocol": {"rfd_v1": rfd}})
+    invalid = make_phases(9.0)
+    bad = {"status": "invalid", "reason": "the counter went back"}
+    invalid |= {name: invalid[name].model_copy(update=bad) for name in ("generate", "train_step", "quality")}
+    simulated = make_phases(9.0)
+    fake = {"kind": "simulated", "label": "simulated:fake-nvml"}
+    joules = {"generate_energy_j_per_image": figure(0.001, 0.0001, "J/image", **fake)}
+    found = simulated["generate"].quantities | joules
+    simulated["generate"] = simulated["generate"].model_copy(update={"quantities": found})
+    for record in (
+        make_record("sound-aaaaaaa1"),
+        make_record("slower-aaaaaaa2", model="sagan", scale=0.5),
+        make_record("machine-bbbbbbb1", model="hit", scale=9.0, machine=make_machine(cpu="Another", torch="2.99.0")),
+        make_record("precision-bbbbbbb2", model="vitgan", scale=9.0, precision="bf16"),
+        make_record("protocol-bbbbbbb3", model="r3gan", phases=other_protocol),
+        make_record("smoke-ccccccc1", model="stylegan2", scale=9.0, preset="smoke"),
+        make_record("failed-ccccccc2", model="transgan", phases=failed_phases(), curve=()),
+        make_record("invalid-ccccccc3", model="styleswin", phases=invalid),
+        make_record("simulated-ccccccc4", model="ganformer", phases=simulated),
+        make_record("nulls-ccccccc5", model="styleformer", phases=nothing_known(make_phases()), curve=()),
+        make_record("empty-ccccccc6", model="ddpm", phases={}, curve=()),
+    ):
+        keep(results, record)
+    old = json.loads((Path(__file__).parent / "records" / "schema_1.json").read_text())
+    (results / old["run_id"]).mkdir()
+    (results / old["run_id"] / "record.json").write_text(json.dumps(old))
+    return results
+
+
+def test_of_a_motley_of_records_nothing_wrong_is_ranked_and_every_exclusion_has_its_reason(motley, tmp_path):
+    files = write_report(motley, tmp_path, grid=None)
+    text = files.markdown.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for short in ("ccccccc1", "ccccccc2", "ccccccc3", "ccccccc4", "ccccccc5", "ccccccc6"):
+        of_run = [row for row in rows if short in row.split("|")[1]]
+        assert of_run, short
+        assert not any("**" in row for row in of_run), of_run
+    fastest = [row.split("|")[2].strip() for row in rows if "**474(5)**" in row]
+    assert fastest == ["r3gan (ours)"]  # as fast as the one on another machine and the one in bf16, which stand alone
+    best = [row.split("|")[2].strip() for row in rows if "**0.007(2)" in row]
+    assert best == ["hit (ours)", "vitgan (ours)"]  # the machine does not matter; r3gan's protocol is another
+    table = pd.read_csv(tmp_path / "measurements.csv").set_index("run_id")
+    for run_id in ("smoke-ccccccc1", "invalid-ccccccc3", "simulated-ccccccc4", "nulls-ccccccc5"):
+        of_run = table.loc[run_id]
+        measured = of_run[of_run.phase.isin(("generate", "train_step", "quality"))]
+        assert not measured.ranked.any(), run_id
+        assert measured.why_not_ranked.str.len().gt(0).all(), run_id
+    assert "the counter went back" in text
+    assert "nobody looked" in text
+    assert "simulated" in text
+    assert "0.001" not in (tmp_path / "results.csv").read_text().split("ganformer")[1].split("\n")[0]
+    page = files.page.read_text()
+    assert "nobody looked" in page
+    assert [path.name for path in (files.page, *files.tables)] == [
+        "report.html",
+        "results.csv",
+        "curve.csv",
+        "measurements.csv",
+    ]

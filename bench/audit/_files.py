@@ -82,19 +82,21 @@ def _artifacts(run: StoredRun) -> Iterator[Hit]:
     left_out: list[str] = []
     root = run.folder.resolve()
     for result in run.record.phases.values():
+        grids = [name for key, name in sorted(result.artifacts.items()) if key.startswith("samples_")]
         for name in dict.fromkeys(result.artifacts.values()):
             path = Path(name)
             if path.is_absolute() or ".." in path.parts or not (root / path).resolve().is_relative_to(root):
                 outside.append(name)
             elif not (root / path).exists():
                 is_large = path.suffix in _LARGE or bool(set(path.parts) & set(_LARGE_FOLDERS))
-                (left_out if is_large else missing).append(name)
+                is_earlier_grid = name in grids[:-1]  # the last one shows what was scored
+                (left_out if is_large or is_earlier_grid else missing).append(name)
     if outside:
         yield Hit(level="error", detail=f"The record names files outside of its folder: {listed(outside)}.")
     if missing:
         yield Hit(level="error", detail=f"Files that the record names are not in its folder: {listed(missing)}.")
     if left_out:
-        detail = f"Weights are not kept here, as in results under version control: {listed(left_out, 2)}."
+        detail = f"Large files are not kept here, as in results under version control: {listed(left_out, 2)}."
         yield Hit(level="note", detail=detail, remedy="Train again, or fetch them from where the run was measured.")
 
 

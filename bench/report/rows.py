@@ -32,7 +32,6 @@ _PHASE_OF: dict[str, PhaseName] = {
     **{name: activity.phase for activity in ACTIVITIES for name in (activity.gross, activity.net, activity.co2)},
 }
 _MIN_ID_CHARS = 8
-_LONGEST_END = _MIN_ID_CHARS + len(" ·  (smoke)")  # what a label may need behind a name
 
 
 def sort_key(record: Record) -> tuple[str, int, str, str, str]:
@@ -117,13 +116,16 @@ def run_labels(records: Sequence[Record], max_chars: int = 44) -> list[str]:
         if varies and (always or len(set(zip(*columns, texts, strict=True))) > num_told_apart):
             columns.append(texts)
     names = [" · ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
-    cut = [shortened(plain(name), max_chars - _LONGEST_END) for name in names]  # cutting may make two names alike
-    labels = []
-    for record, name, kept, short in zip(records, names, cut, short_ids(records), strict=True):
-        end = "" if names.count(name) == 1 and cut.count(kept) == 1 else f" · {plain(short)[-_MIN_ID_CHARS:]}"
-        end += " (smoke)" if record.spec.preset == "smoke" else ""
-        labels.append(shortened(plain(name), max_chars - len(end)) + end)
-    return labels
+    ends = [" (smoke)" if record.spec.preset == "smoke" else "" for record in records]
+    found = []
+    labels = [shortened(plain(name), max_chars - len(end)) + end for name, end in zip(names, ends, strict=True)]
+    for index, short in enumerate(short_ids(records)):
+        if names.count(names[index]) > 1 or labels.count(labels[index]) > 1:  # alike, or made alike by cutting
+            end = f" · {plain(short)[-_MIN_ID_CHARS:]}{ends[index]}"
+            found.append(shortened(plain(names[index]), max_chars - len(end)) + end)
+        else:
+            found.append(labels[index])
+    return found
 
 
 def status_reason(record: Record) -> str:
