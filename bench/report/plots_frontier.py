@@ -43,9 +43,7 @@ _MAX_REASONS = 4
 _WIDTH_INCHES = 13.0
 _PANEL_INCHES = 3.5
 _LINE_INCHES = 0.21
-_LOG_RANGE = (
-    4.0  # further apart than this, a linear axis presses the frontier, which lies at the small end, into a corner
-)
+_LOG_RANGE = 4.0  # further apart than this, a linear axis presses the frontier into its corner
 _MARGIN = 0.14  # of an axis, on either side of the values, for labels and the word `better`
 _NAME_CHARS = 74
 _FULL = (0.0, 0.447, 0.698)  # the house's blue
