@@ -41,7 +41,7 @@ def counts(records: Sequence[Record], num_runs: int) -> list[tuple[str, str]]:
     """(number, of what) for the row of tiles."""
     found = (
         (num_runs, "run"),
-        (len({model_name(record) for record in records}), "model"),
+        (len({record.spec.model for record in records}), "model"),
         (len({data_name(record) for record in records}), "data set"),
         (len({machine_text(record) for record in records}), "machine"),
         (sum(not why_not_publishable(record) for record in records), "publishable run"),
@@ -76,7 +76,7 @@ def _leader(records: Sequence[Record], figure: str, title: str) -> dict[str, Jso
     value = f"{format_quantity(best[0].quantity(figure))} {_unit(best[0], figure)}".rstrip()
     tied = f"{len(best)} runs whose 95 % intervals overlap share the place, best" if len(best) > 1 else "Best"
     where = f"{data_name(best[0])}" if figure in BETTER else f"{machine_name(best[0])}, batch {best[0].spec.batch_size}"
-    more = f"; {len(groups) - 1} more comparable groups in the table" if len(groups) > 1 else ""
+    more = "; the table has other groups, too" if len(groups) > 1 else ""
     sentence = f"{tied} of {len(group)} comparable runs: {where}{more}."
     return card | {"runs": [record.run_id for record in best[:_MAX_TIED]], "value": value, "sentence": sentence}
 
