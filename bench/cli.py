@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__, cli_audit, cli_data, cli_decide, cli_evaluate, cli_views, cli_weights
+from bench import __version__, cli_audit, cli_data, cli_decide, cli_evaluate, cli_gate, cli_views, cli_weights
 from bench import cli_options as options
 from bench.cli_views import say
 from bench.errors import BenchError, UsageError
@@ -218,6 +218,7 @@ for command in (
     cli_decide.compare,
     cli_decide.best,
     cli_audit.audit,
+    cli_gate.gate,
     cli_views.doctor,
     cli_views.paper,
     cli_views.scale,

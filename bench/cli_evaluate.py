@@ -52,7 +52,7 @@ def _table(found: Evaluation) -> str:
     """One row per figure: its value, what real images get, or why it is unknown."""
     from tabulate import tabulate
 
-    from bench.report.notation import UNKNOWN, format_quantity, plain
+    from bench.notation import UNKNOWN, format_quantity, plain
 
     own = {name: figure for name, figure in found.quantities.items() if not name.endswith("_real")}
     rows = [

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from test_report import HOSTILE, figure, make_phases, make_record, results_csv
 
 from bench.errors import UsageError
+from bench.notation import format_quantity, rounded
 from bench.records import Quantity, Record, unknown
 from bench.report.carbon import ACTIVITIES, co2_of, co2_sentence
 from bench.report.grids import FIVE_GRIDS, Grid, checked_pue, chosen_grid, grid_of, pue_text
 from bench.report.markdown import report_markdown
-from bench.report.notation import format_quantity, rounded
 from bench.report.published import reported
 from bench.report.text import show_run
 from bench.report.write import write_report

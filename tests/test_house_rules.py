@@ -25,6 +25,7 @@ FLOORS = {
     "bench.runner": 5,
     "bench.gate": 5,
     "bench.report": 5,
+    "bench.notation": 2,
     "bench.directions": 1,
     "bench.phases": 4,
     "bench.compare": 4,

@@ -16,9 +16,9 @@ from browser_page import HOSTILE_DATA, HOSTILE_MODEL, PNG, SVG, made_up_page, ma
 from PIL import Image
 from test_report import figure, make_phases, make_record
 
+from bench.notation import format_quantity
 from bench.report import page
 from bench.report.grids import Grid
-from bench.report.notation import format_quantity
 from bench.report.page import PagePicture, html_page
 from bench.report.page.data import Pool, as_json, badge_of, run_facts
 from bench.report.page.headline import caveats, glance

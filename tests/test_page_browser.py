@@ -13,9 +13,9 @@ import shutil
 import pytest
 from browser_page import HOSTILE_MODEL, made_up_page, made_up_records
 
+from bench.notation import format_number, format_quantity
 from bench.report.carbon import ACTIVITIES
 from bench.report.grids import FIVE_GRIDS, grid_of
-from bench.report.notation import format_number, format_quantity
 from bench.report.published import reported
 
 pytestmark = pytest.mark.browser

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.cli import main
 from bench.errors import MissingDataError
-from bench.report.notation import format_quantity
+from bench.notation import format_quantity
 from bench.store import load_all
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""How figures and hostile strings are written down: `bench.report.notation`."""
+"""How figures and hostile strings are written down: `bench.notation`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import HOSTILE, figure
 
+from bench.notation import csv_text, format_number, format_quantity, markdown_text, plain
 from bench.records import unknown
-from bench.report.notation import csv_text, format_number, format_quantity, markdown_text, plain
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class AuditFinding:
     Attributes:
         rule: name in `RULES`, or that of a finding which the record itself carries.
         level: `error` (wrong, impossible or mislabelled), `warning` (not to be published so), `note` (to be known).
-        detail: one sentence; it may quote the record, so it is shown through `bench.report.notation`.
+        detail: one sentence; it may quote the record, so it is shown through `bench.notation`.
         remedy: one sentence.
     """
 

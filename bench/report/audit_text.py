@@ -2,7 +2,7 @@
 
 A finding that many runs share is written once, with the runs it holds for; where its numbers differ from run to run,
 the remedy is still written once. Strings of records are hostile, so whatever is shown goes through
-`bench.report.notation`.
+`bench.notation`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pydantic import JsonValue
 
 from bench.audit import RULES, AuditFinding, Level, badge
+from bench.notation import markdown_text, plain, shortened
 from bench.records import Record
-from bench.report.notation import markdown_text, plain, shortened
 from bench.report.rows import data_name, model_name, short_ids, sort_key
 
 _LEVELS: tuple[Level, ...] = ("error", "warning", "note")

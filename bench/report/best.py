@@ -23,9 +23,9 @@ from bench.audit import audit
 from bench.compare import deciding, setting_of
 from bench.directions import BETTER, BETTER_COST, HEADLINE_METRIC
 from bench.errors import UsageError
+from bench.notation import format_number
 from bench.records import Quantity, Record
 from bench.registry import suggest
-from bench.report.notation import format_number
 from bench.report.ranking import why_not_ranked
 from bench.report.ratios import interval_of
 from bench.report.rows import why_unknown

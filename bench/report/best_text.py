@@ -10,10 +10,10 @@ from pydantic import JsonValue
 from tabulate import tabulate
 
 from bench.errors import UsageError
+from bench.notation import format_quantity, plain, shortened
 from bench.records import Precision, Record
 from bench.registry import suggest
 from bench.report.best import NAMES, Answer, Fit, Group, Miss
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.rows import data_name, machine_name, model_name, short_ids
 
 _MAX_MODEL_CHARS = 40

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.notation import rounded
 from bench.records import PhaseName, Quantity, unknown
 from bench.report.grids import Grid, pue_text
-from bench.report.notation import rounded
 from bench.units import JOULES_PER_KWH
 
 NO_GRID = "no grid given"

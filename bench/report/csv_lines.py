@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from bench.report.notation import csv_text
+from bench.notation import csv_text
 
 Cell = str | int | float | bool | None
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.notation import provenance_mark
 from bench.records import Quantity, Record
 from bench.report.carbon import ACTIVITIES
 from bench.report.csv_lines import Cell, csv_lines
 from bench.report.grids import Grid
-from bench.report.notation import provenance_mark
 from bench.report.published import known_energy, why_energy_not_publishable
 from bench.report.rows import (
     CO2_COLUMNS,

@@ -26,8 +26,8 @@ from scipy.stats import t as student_t
 from bench import compare
 from bench.directions import BETTER, HEADLINE_METRIC
 from bench.errors import UsageError
+from bench.notation import plain, shortened
 from bench.records import CurvePoint, Quantity, Record
-from bench.report.notation import plain, shortened
 from bench.report.rows import all_quantities, data_name, is_simulated, machine_name, model_name, short_ids, sort_key
 from bench.stats import CONFIDENCE, quantile_quantity
 from bench.units import JOULES_PER_KWH, parse_budget

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.errors import BenchError
-from bench.records import Quantity, Record
-from bench.report.carbon import ACTIVITIES, Activity, co2_of
-from bench.report.grids import FIVE_GRIDS, Grid, grid_of, pue_text
-from bench.report.notation import (
+from bench.notation import (
     UNKNOWN,
     format_quantity,
     markdown_bullets,
@@ -21,6 +18,9 @@ from bench.report.notation import (
     provenance_mark,
     shortened,
 )
+from bench.records import Quantity, Record
+from bench.report.carbon import ACTIVITIES, Activity, co2_of
+from bench.report.grids import FIVE_GRIDS, Grid, grid_of, pue_text
 from bench.report.published import is_measured, known_energy, why_energy_not_publishable
 from bench.report.rows import CO2_COLUMNS, ENERGY_COLUMNS, data_name, grouped_reasons, model_name
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 from bench.directions import BETTER
 from bench.errors import UsageError
+from bench.notation import UNKNOWN, format_quantity, markdown_bullets, markdown_table, markdown_text
 from bench.records import CurvePoint, Quantity, Record
 from bench.report.curves import COSTS, ENERGY, Configuration, Cost, Group, groups_of, ordered_points, value_at
-from bench.report.notation import UNKNOWN, format_quantity, markdown_bullets, markdown_table, markdown_text
 from bench.units import parse_goal
 
 NO_METER = "no run here has an energy meter"

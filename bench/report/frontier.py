@@ -25,10 +25,10 @@ from statistics import median
 
 from bench.compare import Better, deciding
 from bench.directions import BETTER, BETTER_COST, HEADLINE_METRIC
+from bench.notation import plain, shortened
 from bench.records import Quantity, Record
 from bench.report.curves import Configuration, configurations_of
 from bench.report.membership import Evidence, Membership, memberships, seeds_quantity
-from bench.report.notation import plain, shortened
 from bench.report.ranking import why_not_ranked
 from bench.report.rows import data_name, machine_name, model_name, sort_key, why_unknown
 from bench.store import RunFolder, StoredRun

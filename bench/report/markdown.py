@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from bench.audit import AuditFinding
+from bench.notation import format_quantity, markdown_bullets, markdown_table, markdown_text
 from bench.records import Record
 from bench.report.audit_text import AuditedRun, audit_markdown, summary
 from bench.report.energy_table import energy_blocks
@@ -18,7 +19,6 @@ from bench.report.energy_to_quality import reach_blocks
 from bench.report.frontier import FrontierRow
 from bench.report.grids import Grid
 from bench.report.markdown_runs import comparison, letters, provenance
-from bench.report.notation import format_quantity, markdown_bullets, markdown_table, markdown_text
 from bench.report.plots_frontier import percent
 from bench.report.rows import data_name, machine_text, short_ids, sort_key
 from bench.report.verdict import Verdict

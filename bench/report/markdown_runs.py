@@ -11,11 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.audit import AuditFinding
 from bench.compare import COMPANIONS, differences
-from bench.records import Quantity, Record
-from bench.report.audit_text import badge_text
-from bench.report.comparable import marked_figures
-from bench.report.curves import quality_protocol
-from bench.report.notation import (
+from bench.notation import (
     UNKNOWN,
     format_quantity,
     markdown_bullets,
@@ -23,6 +19,10 @@ from bench.report.notation import (
     markdown_text,
     shortened,
 )
+from bench.records import Quantity, Record
+from bench.report.audit_text import badge_text
+from bench.report.comparable import marked_figures
+from bench.report.curves import quality_protocol
 from bench.report.rows import (
     COST_COLUMNS,
     QUALITY_COLUMNS,

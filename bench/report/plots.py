@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bench.notation import format_quantity, plain, shortened
 from bench.records import Quantity
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.rows import run_labels, sort_key
 from bench.store import StoredRun
 

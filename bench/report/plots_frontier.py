@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bench.compare import Better
+from bench.notation import UNKNOWN, format_quantity, shortened
 from bench.records import Quantity
 from bench.report.energy_to_quality import NO_METER
 from bench.report.frontier import (
@@ -33,7 +34,6 @@ from bench.report.frontier import (
 )
 from bench.report.label_places import Labelled, place_labels
 from bench.report.membership import NUM_DRAWS, Membership, undominated
-from bench.report.notation import UNKNOWN, format_quantity, shortened
 from bench.report.plots import GREY, MARKERS, Drawing, drawable, tick_text
 from bench.store import StoredRun
 

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from bench.compare import setting_of
+from bench.notation import plain, shortened
 from bench.records import PhaseName, Record
-from bench.report.notation import plain, shortened
 from bench.report.plots import COLOURS, MARKERS, Drawing, drawable, tick_text
 from bench.report.rows import machine_name, run_labels, sort_key
 from bench.store import StoredRun

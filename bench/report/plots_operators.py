@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from bench.notation import plain, shortened
 from bench.phases._scale_record import ScaleRecord
-from bench.report.notation import plain, shortened
 from bench.report.plots import Drawing
 from bench.report.plots_scale import scale_drawing
 

@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.notation import format_quantity
 from bench.records import Quantity, Record
 from bench.report.carbon import scaled
 from bench.report.energy_to_quality import NO_METER
-from bench.report.notation import format_quantity
 from bench.report.plots import COLOURS, GREY, Drawing, drawable, named_by_reason, newest, tick_text
 from bench.report.rows import run_labels, why_unknown
 from bench.store import StoredRun

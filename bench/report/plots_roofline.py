@@ -27,8 +27,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from pydantic import JsonValue
 
 from bench.compare import MACHINE_FIELDS
+from bench.notation import format_number, plain, shortened
 from bench.records import PhaseName, Record
-from bench.report.notation import format_number, plain, shortened
 from bench.report.plots import COLOURS, GREY, MARKERS, Drawing, drawable, named_by_reason, newest, tick_text
 from bench.report.rows import machine_name, run_labels, why_unknown
 from bench.store import StoredRun

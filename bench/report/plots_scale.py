@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from bench.notation import plain, shortened
 from bench.phases._scale_record import STUDIES, ScalePoint, ScaleRecord, Study
 from bench.records import Quantity
-from bench.report.notation import plain, shortened
 from bench.report.plots import COLOURS, GREY, MARKERS, Drawing, drawable, tick_text
 from bench.report.published import SIMULATED
 from bench.report.rows import is_simulated

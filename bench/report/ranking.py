@@ -8,8 +8,8 @@ figures of its topic: wrong joules say nothing of images per second.
 from __future__ import annotations
 
 from bench.audit import TOPICS
+from bench.notation import UNMARKED_KINDS, provenance_mark
 from bench.records import PhaseName, PhaseResult, Quantity, Record
-from bench.report.notation import UNMARKED_KINDS, provenance_mark
 from bench.report.rows import doubt
 
 

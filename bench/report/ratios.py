@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.notation import UNKNOWN
 from bench.records import Quantity
-from bench.report.notation import UNKNOWN
 
 SAME_WITHIN = 0.05
 """An interval that holds 1 and lies within so much of it says that two figures are the same for most purposes."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from bench.notation import plain, shortened
 from bench.records import PhaseName, Quantity, Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import plain, shortened
 from bench.units import format_bytes
 
 COST_COLUMNS = ("num_params_generator", "num_params_discriminator", "macs_generator", "macs_discriminator")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.notation import csv_text
 from bench.phases._scale_record import ScalePoint, ScaleRecord
-from bench.report.notation import csv_text
 from bench.report.plots import encoded, house_style
 from bench.report.plots_scale import scale_drawing
 from bench.report.scale_fit import FITTED, METRICS, Crossing, comparisons, counted_windows, curve, exponent, figure

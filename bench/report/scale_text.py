@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from bench.notation import UNKNOWN, format_number, format_quantity
 from bench.phases._scale_record import STUDIES, ScaleRecord, Study
 from bench.records import Quantity
-from bench.report.notation import UNKNOWN, format_number, format_quantity
 from bench.report.plots_scale import headline
 from bench.report.scale_fit import (
     FITTED,

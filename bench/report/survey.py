@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.audit import TOPICS, AuditFinding, audit, audit_run
+from bench.notation import plain
 from bench.records import Finding, Record
 from bench.report.csv_long import LongTable, curve_table, measurements_table
 from bench.report.csv_table import ResultsTable
 from bench.report.grids import Grid
-from bench.report.notation import plain
 from bench.report.published import reported
 from bench.report.rows import sort_key
 from bench.store import StoredRun, count_records, each_run

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench.notation import format_number, format_quantity, plain, provenance_mark, shortened
 from bench.records import PhaseResult, Quantity, Record
-from bench.report.notation import format_number, format_quantity, plain, provenance_mark, shortened
 from bench.report.rows import model_name, short_ids, sort_key, status_reason
 from bench.store import StoredRun, load_newest
 from bench.units import format_bytes, format_duration

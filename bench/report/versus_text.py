@@ -13,8 +13,8 @@ from pydantic import JsonValue
 from tabulate import tabulate
 
 from bench.directions import BETTER
+from bench.notation import UNKNOWN, format_quantity, plain, shortened
 from bench.records import Quantity, Record
-from bench.report.notation import UNKNOWN, format_quantity, plain, shortened
 from bench.report.rows import QUALITY_COLUMNS, machine_name, model_name, status_reason
 from bench.report.versus import CANNOT_BE_TOLD, HEADLINES, NOT_COMPARABLE, NOT_RANKED, Comparison, Difference, Versus
 

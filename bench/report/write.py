@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.notation import plain
 from bench.phases._scale_record import ScaleRecord, load_every
 from bench.records import Record
 from bench.report import (
@@ -26,7 +27,6 @@ from bench.report import (
 from bench.report.frontier import frontier_rows
 from bench.report.grids import Grid, checked_pue
 from bench.report.markdown import COST_TITLE, CURVE_TITLE, FRONTIER_TITLE, Judgement, PictureNote, report_markdown
-from bench.report.notation import plain
 from bench.report.page import PagePicture, html_page
 from bench.report.plots import Drawing
 from bench.report.survey import survey

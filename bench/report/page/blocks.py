@@ -13,9 +13,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
+from bench.notation import UNKNOWN
 from bench.records import Record
 from bench.report.grids import FIVE_GRIDS, Grid, grid_of
-from bench.report.notation import UNKNOWN
 from bench.report.page.data import FIGURE_FIELDS, Json, Pool, clean
 from bench.report.page.headline import caveats, counts, glance, status_counts
 from bench.report.page.samples import Shown

@@ -15,9 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.notation import UNKNOWN, format_number, format_quantity, plain, shortened
 from bench.records import PhaseResult, Quantity, Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import UNKNOWN, format_number, format_quantity, plain, shortened
 from bench.report.published import why_energy_not_publishable
 from bench.report.ranking import why_not_ranked
 from bench.report.rows import (

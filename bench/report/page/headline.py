@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from bench.compare import comparable_groups, leaders
 from bench.directions import BETTER, BETTER_COST
+from bench.notation import format_quantity
 from bench.records import Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import format_quantity
 from bench.report.page.data import Json
 from bench.report.published import is_measured, known_energy
 from bench.report.ranking import why_not_ranked

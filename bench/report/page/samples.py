@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from bench.report.notation import format_quantity
+from bench.notation import format_quantity
 from bench.report.plots_training import last_grid, num_images_text, read_grid
 from bench.report.rows import data_name, model_name, sort_key
 from bench.store import StoredRun

@@ -14,9 +14,9 @@ from html import escape
 
 from bench.compare import COMPANIONS, comparable_groups, deciding, differences, leaders
 from bench.directions import BETTER, BETTER_COST
+from bench.notation import UNKNOWN, format_quantity
 from bench.records import Record
 from bench.report.carbon import ACTIVITIES
-from bench.report.notation import UNKNOWN, format_quantity
 from bench.report.page.data import Json, clean
 from bench.report.ranking import why_not_ranked
 from bench.report.rows import COST_COLUMNS, QUALITY_COLUMNS, SPEED_COLUMNS

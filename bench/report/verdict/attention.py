@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from bench.notation import format_quantity, plain, shortened
 from bench.phases._scale_record import STUDIES, ScaleRecord, Study
 from bench.records import Quantity, Record
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.ratios import ratio_of
 from bench.report.scale_fit import METRICS, Metric, compared, counted_windows, curve, exponent
 from bench.report.scale_text import finding

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.compare import Better
+from bench.notation import format_quantity, plain, shortened
 from bench.records import Record
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.verdict.evidence import (
     CODE,
     PAPER,

@@ -26,8 +26,8 @@ from typing import Literal
 from pydantic import JsonValue
 
 from bench.compare import Better, deciding, differences
+from bench.notation import plain, shortened
 from bench.records import Record
-from bench.report.notation import plain, shortened
 from bench.report.ranking import why_not_ranked
 from bench.report.ratios import Ratio, ratio_of
 from bench.report.rows import model_name

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from bench.compare import comparable_groups, setting_of
 from bench.directions import HEADLINE_METRIC
 from bench.errors import UsageError
+from bench.notation import format_quantity, plain, shortened
 from bench.records import Quantity, Record
 from bench.report.curves import IMAGES, Configuration, aligned, averages_of, ordered_points
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.ratios import ratio_of
 from bench.report.rows import data_name, model_name
 from bench.report.verdict.evidence import (

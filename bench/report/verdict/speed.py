@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from bench.compare import Better
 from bench.directions import BETTER_COST
+from bench.notation import format_quantity
 from bench.records import Quantity, Record
-from bench.report.notation import format_quantity
 from bench.report.verdict.evidence import (
     CODE,
     PAPER,

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.directions import BETTER, HEADLINE_METRIC
+from bench.notation import format_quantity, plain, shortened
 from bench.records import CurvePoint, Quantity, Record
 from bench.report.curves import ordered_points
-from bench.report.notation import format_quantity, plain, shortened
 from bench.report.ranking import why_not_ranked
 from bench.report.ratios import interval_of
 from bench.report.verdict.evidence import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench.report.notation import markdown_bullets, markdown_table, markdown_text
+from bench.notation import markdown_bullets, markdown_table, markdown_text
 from bench.report.verdict.evidence import Evidence, Verdict
 
 _MAX_RUNS = 6
