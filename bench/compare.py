@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from bench.directions import BETTER
 from bench.records import Quantity, Record
 
 Better = Literal["higher", "lower"]
@@ -53,13 +54,10 @@ def deciding(record: Record, figure: str) -> dict[str, JsonValue] | None:
 
     None where nobody recorded it, so that the figure may be compared with nothing.
     """
-    cost = record.phases.get("cost")
-    if cost is not None and figure in cost.quantities:
-        return {"resolution": record.spec.resolution}
-    found = [result.quantities.get(figure) for name, result in record.phases.items() if name != "quality"]
-    if any(quantity is not None and quantity.unit != "1" for quantity in found):  # scores have no unit
-        return setting_of(record, figure)
-    return protocol_of(record, figure)
+    phase = next((name for name, result in record.phases.items() if figure in result.quantities), None)
+    if phase in (None, "quality") or base_of(figure) in BETTER:
+        return protocol_of(record, figure)
+    return {"resolution": record.spec.resolution} if phase == "cost" else setting_of(record, figure)
 
 
 def setting_of(record: Record, figure: str) -> dict[str, JsonValue]:

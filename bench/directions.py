@@ -60,3 +60,4 @@ BETTER_COST: dict[str, Literal["lower", "higher"]] = {
     "generate_energy_j_per_image": "lower",
     "train_step_energy_j_per_image": "lower",
 }
+DIRECTIONS = {**BETTER_COST, **BETTER}

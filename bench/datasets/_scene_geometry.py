@@ -27,10 +27,12 @@ FACTORS = {"wall": 4, "centre_shape": 5, "centre_colour": 4, "side_shape": 5, "s
 NUM_MODES = 1600
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
-COLOUR_NAMES = ("red", "yellow", "blue", "green")
-WALL_NAMES = ("sand", "teal", "lilac", "slate")
-COLOURS: Floats = np.array([[226, 36, 44], [255, 214, 30], [30, 72, 226], [46, 196, 60]], np.float32)  # [4, 3]
-WALLS: Floats = np.array([[236, 206, 160], [110, 190, 180], [176, 130, 214], [84, 94, 118]], np.float32)  # [4, 3]
+COLOURS: Floats = np.array(
+    [[226, 36, 44], [255, 214, 30], [30, 72, 226], [46, 196, 60]], np.float32
+)  # [4, 3] red, yellow, blue, green
+WALLS: Floats = np.array(
+    [[236, 206, 160], [110, 190, 180], [176, 130, 214], [84, 94, 118]], np.float32
+)  # [4, 3] sand, teal, lilac, slate
 
 HORIZON = 0.75
 LIGHT_RANGE = (0.8, 1.0)

@@ -162,11 +162,6 @@ def _why_unavailable(device: str) -> str | None:
         pynvml.nvmlShutdown()
 
 
-def open_many(devices: Sequence[str]) -> Meter:
-    """One meter for the boards of several ranks."""
-    return NvmlMeter(devices)
-
-
 METER = MeterSpec(
     title="energy and state of NVIDIA GPUs (NVML): energy counter, or sampled power where there is none",
     readings={

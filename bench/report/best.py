@@ -21,7 +21,7 @@ from typing import Literal
 
 from bench.audit import audit
 from bench.compare import deciding, setting_of
-from bench.directions import BETTER, BETTER_COST, HEADLINE_METRIC
+from bench.directions import BETTER, DIRECTIONS, HEADLINE_METRIC
 from bench.errors import UsageError
 from bench.notation import format_number
 from bench.records import Quantity, Record
@@ -260,7 +260,7 @@ def _order_figure(records: Sequence[Record], limits: Sequence[Limit], by: By | N
 
 def _in_order(fits: Sequence[Fit], figure: str) -> tuple[Fit, ...]:
     """The sure ones first, in each the cheapest first; last what has no figure to be ordered by."""
-    sign = -1.0 if {**BETTER, **BETTER_COST}[figure] == "higher" else 1.0
+    sign = -1.0 if DIRECTIONS[figure] == "higher" else 1.0
 
     def place(fit: Fit) -> tuple[bool, bool, float, str]:
         value = _value(fit, figure)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 
 from bench.compare import comparable_groups, disagreement, leaders
-from bench.directions import BETTER, BETTER_COST
+from bench.directions import BETTER_COST, DIRECTIONS
 from bench.records import Record
 from bench.report.ranking import why_not_ranked
 from bench.report.rows import COST_COLUMNS
@@ -56,11 +56,16 @@ def marked_figures(records: Sequence[Record], figures: Sequence[str], names: Map
         if len(groups) > 1 and figure not in BETTER_COST:
             letters |= {(each.run_id, figure): _letter(index) for index, group in enumerate(groups) for each in group}
             explanations += _explained(groups, figure, names)
-        better = {**BETTER, **BETTER_COST}.get(figure)
-        if better is not None and figure not in COST_COLUMNS:
-            eligible = [record for record in records if not why_not_ranked(record, figure)]
-            best |= {(run_id, figure) for run_id in leaders(eligible, figure, better)}
+        best |= {(run_id, figure) for run_id in best_runs(records, figure)}
     return Marks(letters=letters, best=frozenset(best), explanations=tuple(explanations))
+
+
+def best_runs(records: Sequence[Record], figure: str) -> set[str]:
+    """Run ids that are bold for a figure; none where it has no direction, and none for a count."""
+    better = DIRECTIONS.get(figure)
+    if better is None or figure in COST_COLUMNS:
+        return set()
+    return leaders([record for record in records if not why_not_ranked(record, figure)], figure, better)
 
 
 def _explained(groups: Sequence[Sequence[Record]], figure: str, names: Mapping[str, str]) -> list[str]:

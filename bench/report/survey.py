@@ -66,7 +66,7 @@ def survey(results: Path, *, grid: Grid | None = None, pue: float = 1.0) -> Surv
         "curve.csv": curve_table(),
         "measurements.csv": measurements_table(),
     }
-    newest: list[tuple[str, str, StoredRun]] = []
+    newest: list[tuple[str, str, StoredRun, _Judged]] = []
     problems: list[str] = []
     num_runs = 0
     is_small = count_records(results) <= MAX_SHOWN_RUNS
@@ -75,25 +75,32 @@ def survey(results: Path, *, grid: Grid | None = None, pue: float = 1.0) -> Surv
             problems.append(plain(str(run)))
             continue
         num_runs += 1
-        findings = publishable(audit_run(run) if is_small else audit(run.record, {}))
-        record = reported(judged(run.record, findings), grid, pue)
+        found = _judged(run, publishable(audit_run(run) if is_small else audit(run.record, {})), grid, pue)
         for table in tables.values():
-            table.add(record)
-        place = (record.created_at, run.folder.name, run)  # a folder's name is unique, so runs are not compared
+            table.add(found.run.record)
+        place = (run.record.created_at, run.folder.name, run, found)  # a folder's name is unique: no runs are compared
         (heapq.heappush if len(newest) < MAX_SHOWN_RUNS else heapq.heappushpop)(newest, place)
-    runs = sorted((place[2] for place in newest), key=lambda run: (*sort_key(run.record), run.folder.name))
-    found = [publishable(audit_run(run)) for run in runs]
-    shown = [
-        replace(run, record=reported(judged(run.record, findings), grid, pue))
-        for run, findings in zip(runs, found, strict=True)
-    ]
+    newest.sort(key=lambda place: (*sort_key(place[2].record), place[1]))
+    shown = [found if is_small else _judged(run, publishable(audit_run(run)), grid, pue) for _, _, run, found in newest]
     return Survey(
-        shown=tuple(shown),
-        findings={run.record.run_id: findings for run, findings in zip(runs, found, strict=True)},
+        shown=tuple(each.run for each in shown),
+        findings={each.run.record.run_id: each.findings for each in shown},
         num_runs=num_runs,
         problems=tuple(problems),
         tables=tables,
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A run as a report may show it, and what the audit found in it."""
+
+    run: StoredRun
+    findings: tuple[AuditFinding, ...]
+
+
+def _judged(run: StoredRun, findings: tuple[AuditFinding, ...], grid: Grid | None, pue: float) -> _Judged:
+    return _Judged(replace(run, record=reported(judged(run.record, findings), grid, pue)), findings)
 
 
 def publishable(findings: Sequence[AuditFinding]) -> tuple[AuditFinding, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from bench.compare import base_of, differences, disagreement, protocol_of, setting_of
+from bench.compare import base_of, disagreement, protocol_of
 from bench.directions import BETTER, BETTER_COST
 from bench.errors import RecordError
 from bench.records import PhaseName, Quantity, Record
@@ -186,14 +186,14 @@ def _is_same_board(record_a: Record, record_b: Record) -> bool:
 
 def fields_apart(record_a: Record, record_b: Record, name: str) -> list[str]:
     """The fields that decide this figure besides the model and in which the runs differ; empty: it may be compared."""
-    phases = {phase for record in (record_a, record_b) if (phase := _phase_of(record, name))}
-    if phases & {"cost", "quality"} or base_of(name) in BETTER:
-        return disagreement(record_a, record_b, name)
-    found = differences([setting_of(record, name) for record in (record_a, record_b)])
+    found = disagreement(record_a, record_b, name)
     quantities = _of(record_a, name), _of(record_b, name)
     if quantities[0].label != quantities[1].label:
         found.append("label of the energy")
-    if "train" in phases and quantities[0].unit in _TOTAL_UNITS:
+    in_train = any(
+        name in record.phases["train"].quantities for record in (record_a, record_b) if "train" in record.phases
+    )
+    if in_train and quantities[0].unit in _TOTAL_UNITS:
         specs = (record_a.spec, record_b.spec)
         found += [field for field in _BUDGET_FIELDS if getattr(specs[0], field) != getattr(specs[1], field)]
     return found

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.compare import comparable_groups, leaders
-from bench.directions import BETTER, BETTER_COST
+from bench.directions import BETTER, DIRECTIONS
 from bench.notation import format_quantity
 from bench.records import Record
 from bench.report.carbon import ACTIVITIES
@@ -32,7 +32,6 @@ _GLANCE = (
     ("generate_energy_j_per_image", "Least energy to generate"),
     ("train_step_energy_j_per_image", "Least energy to train"),
 )
-_DIRECTIONS = {**BETTER_COST, **BETTER}
 _STATUS_ORDER = ("ok", "inconclusive", "incomplete", "timeout", "oom", "failed", "invalid")
 _MAX_TIED = 4
 
@@ -67,7 +66,7 @@ def _leader(records: Sequence[Record], figure: str, title: str) -> dict[str, Jso
     if not groups:
         return card | {"sentence": _why_nobody(records, eligible, figure)}
     group = max(groups, key=len)
-    direction = _DIRECTIONS[figure]
+    direction = DIRECTIONS[figure]
     best_ids = leaders(group, figure, direction)
     best = [record for record in group if record.run_id in best_ids]
     if not best:
@@ -75,7 +74,8 @@ def _leader(records: Sequence[Record], figure: str, title: str) -> dict[str, Jso
     best.sort(key=lambda record: _value(record, figure), reverse=direction == "higher")
     value = f"{format_quantity(best[0].quantity(figure))} {_unit(best[0], figure)}".rstrip()
     tied = f"{len(best)} runs whose 95 % intervals overlap share the place, best" if len(best) > 1 else "Best"
-    where = f"{data_name(best[0])}" if figure in BETTER else f"{machine_name(best[0])}, batch {best[0].spec.batch_size}"
+    batch = "batch 1" if "latency" in figure else f"batch {best[0].spec.batch_size}"
+    where = data_name(best[0]) if figure in BETTER else f"{machine_name(best[0])}, {batch}"
     more = "; the table has other groups, too" if len(groups) > 1 else ""
     sentence = f"{tied} of {len(group)} comparable runs: {where}{more}."
     return card | {"runs": [record.run_id for record in best[:_MAX_TIED]], "value": value, "sentence": sentence}

@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from bench.compare import COMPANIONS, comparable_groups, deciding, differences, leaders
-from bench.directions import BETTER, BETTER_COST
+from bench.compare import COMPANIONS, comparable_groups, deciding, differences
+from bench.directions import DIRECTIONS
 from bench.notation import UNKNOWN, format_quantity
 from bench.records import Record
 from bench.report.carbon import ACTIVITIES
+from bench.report.comparable import best_runs
 from bench.report.page.data import Json, clean
-from bench.report.ranking import why_not_ranked
 from bench.report.rows import COST_COLUMNS, QUALITY_COLUMNS, SPEED_COLUMNS
-
-DIRECTIONS = {**BETTER_COST, **BETTER}
 
 _BUDGET_COLUMNS = ("num_images_shown", "train_duration_s")
 _TITLES = {
@@ -113,9 +111,7 @@ def comparison_of(records: Sequence[Record], figures: Sequence[str]) -> Comparis
         fields = differences([deciding(members[0], figure) for members in groups]) if len(groups) > 1 else []
         more = [f"{len(fields) - _MAX_LISTED_FIELDS} more"] if len(fields) > _MAX_LISTED_FIELDS else []
         differ[figure] = [clean(name, 80) for name in fields[:_MAX_LISTED_FIELDS]] + more
-        if figure in DIRECTIONS and figure not in COST_COLUMNS:
-            eligible = [record for record in records if not why_not_ranked(record, figure)]
-            best |= {(run_id, figure) for run_id in leaders(eligible, figure, DIRECTIONS[figure])}
+        best |= {(run_id, figure) for run_id in best_runs(records, figure)}
     for activity in ACTIVITIES:  # CO2 is its gross energy times numbers that are the same for all
         group[activity.co2], differ[activity.co2] = group.get(activity.gross, {}), differ.get(activity.gross, [])
     return Comparison(group=group, differ=differ, best=frozenset(best))
