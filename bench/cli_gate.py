@@ -12,7 +12,7 @@ from bench import cli_options as options
 from bench.cli_views import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bench.gate.outcome import GateOutcome
     from bench.gate.sitting import Question, Surroundings
@@ -43,6 +43,9 @@ Export = Annotated[
 SelfTest = Annotated[
     bool, typer.Option("--self-test", help="Slow a copy's train step by known factors; report what was found.")
 ]
+History = Annotated[
+    bool, typer.Option("--history", help="Measure the head alone; compare with this machine's earlier points.")
+]
 NumGates = Annotated[int | None, typer.Option(min=1, help="With --self-test: gates per factor. Default: 3.")]
 
 
@@ -65,10 +68,13 @@ def gate(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     results: options.Results = Path("results"),
     self_test: SelfTest = False,
     num_gates: NumGates = None,
+    history: History = False,
 ) -> int:
     """Time two versions side by side: 0 ok or improved, 1 regression, 3 inconclusive, 4 invalid."""
-    _check_together(self_test, (base, head, markdown, junit, export, json), num_gates)
+    of_two = {"base": base, "self_test": self_test, "junit": junit, "export": export} if history else {}
+    _check_together(self_test, (base, head, markdown, junit, export, json), num_gates, of_two)
 
+    from bench.cli_gate_history import measured
     from bench.gate.exports import parse_exports
     from bench.gate.gate import asked_workloads
     from bench.gate.question import Setting
@@ -85,6 +91,8 @@ def gate(  # noqa: PLR0913, PLR0917 - typer turns each into an option
         setting=Setting(device=settle_device(device), with_energy=energy),
     )
     around = Surroundings(say=say, progress=say if sys.stderr.isatty() else _silent)
+    if history:
+        return measured(question, around, head=head, results=results, json=json, markdown=markdown)
     if self_test:
         return _self_test(question, around, num_gates, results)
     outcome, path = _kept(question, around, base, head, results)
@@ -93,9 +101,16 @@ def gate(  # noqa: PLR0913, PLR0917 - typer turns each into an option
     return outcome.exit_code
 
 
-def _check_together(is_self_test: bool, of_a_gate: tuple[object, ...], num_gates: int | None) -> None:
+def _check_together(
+    is_self_test: bool, of_a_gate: tuple[object, ...], num_gates: int | None, beside_history: Mapping[str, object]
+) -> None:
     from bench.errors import UsageError
 
+    if given := [f"--{name.replace('_', '-')}" for name, value in beside_history.items() if value]:
+        raise UsageError(
+            "--history measures one version and compares it with this machine's earlier points: leave "
+            f"{' and '.join(given)} out, or leave --history out to compare two versions side by side."
+        )
     if is_self_test and any(of_a_gate):
         raise UsageError(
             "--self-test compares the working tree with copies of itself and prints one table: leave --base, --head, "
@@ -113,7 +128,7 @@ def _kept(
     from bench.gate.outcome import write_gate
 
     outcome = run_gate(question, around, base=base, head=head)
-    return outcome, _written(lambda: write_gate(results, outcome))
+    return outcome, written(lambda: write_gate(results, outcome))
 
 
 def _show(outcome: GateOutcome, path: Path, as_json: bool) -> None:
@@ -167,7 +182,7 @@ def _self_test(question: Question, around: Surroundings, num_gates: int | None, 
         question,
         around,
         num_gates=num_gates or NUM_GATES,
-        keep=lambda outcome: _written(lambda: write_gate(results, outcome)),
+        keep=lambda outcome: written(lambda: write_gate(results, outcome)),
     )
     typer.echo(self_test_text(attempts))
     typer.echo(f"Each gate's blocks: {results / 'gates'}")
@@ -185,10 +200,10 @@ def _write_files(outcome: GateOutcome, markdown: Path | None, junit: Path | None
     if junit is not None:
         texts[junit] = junit_xml(outcome)
     for path, text in texts.items():
-        _written(lambda path=path, text=text: write_atomically(path, text.encode()))  # type: ignore[misc]
+        written(lambda path=path, text=text: write_atomically(path, text.encode()))  # type: ignore[misc]
 
 
-def _written(write: Callable[[], Written]) -> Written:
+def written(write: Callable[[], Written]) -> Written:
     """A file that cannot be written is not a regression, so not exit code 1."""
     from bench.errors import StorageError
     from bench.gate.checkout import GateError

@@ -202,7 +202,8 @@ def test_a_change_is_compared_with_what_it_would_change(act, stub, server, given
 
 
 def test_a_history_that_cannot_be_fetched_is_said_and_left_to_the_gate(act, server, tmp_path):
-    git(checked_out(server, PULL, tmp_path / "checkout"), "remote", "set-url", "origin", "file:///nowhere")
+    nowhere = (tmp_path / "nowhere").as_uri()
+    git(checked_out(server, PULL, tmp_path / "checkout"), "remote", "set-url", "origin", nowhere)
     ran = act("", 4)
     assert ran.exit_code == 4 and "::warning title=bench gate::The history cannot be fetched" in ran.log
 

@@ -63,13 +63,8 @@ class Case:
             self.settled = invalid(f"What is measured is not the same: {'; '.join(differs)}.")
             return
         self.not_counted = why_not_counted(base, head)
-        self.changes = tuple(
-            ExactChange(name=each.name, base=each.base, head=each.head, is_regression=_is_regression(*each))
-            for each in exact_differences(base, head)
-        )
-        if grown := [each for each in self.changes if each.is_regression]:
-            said = ", ".join(f"{each.name} +{each.head - each.base}" for each in grown)
-            self.settled = replace(invalid(f"The head needs more by count: {said}."), verdict="regression")
+        self.changes = exact_changes(base, head)
+        self.settled = decided_by_count(self.changes)
 
     @property
     def facts(self) -> tuple[Facts, Facts]:
@@ -97,12 +92,12 @@ class Case:
     @property
     def block_timeout_s(self) -> float:
         """After which a block is taken for hung."""
-        return max(BLOCK_TIMEOUT_S, _SLOWEST_BLOCK * self.block_s)
+        return block_timeout_s(self.block_s)
 
     def add(self, name: RoundName, blocks: list[tuple[Side, Block]]) -> None:
         """The blocks of one restart in the order they ran."""
         if blocks:
-            timed = tuple(TimedBlock(side=side, **_plain(block)) for side, block in blocks)
+            timed = tuple(timed_block(side, block) for side, block in blocks)
             self.restarts.setdefault(name, []).append(timed)
 
     def needs_confirmation(self, min_effect: float) -> bool:
@@ -170,13 +165,35 @@ def inconclusive(reason: str) -> Decision:
     return replace(invalid(reason), verdict="inconclusive")
 
 
+def exact_changes(base: Facts, head: Facts) -> tuple[ExactChange, ...]:
+    """The counts that differ, and whether each is a regression."""
+    return tuple(
+        ExactChange(name=each.name, base=each.base, head=each.head, is_regression=_is_regression(*each))
+        for each in exact_differences(base, head)
+    )
+
+
+def decided_by_count(changes: tuple[ExactChange, ...]) -> Decision | None:
+    """A regression where a count grew, else nothing."""
+    grown = [each for each in changes if each.is_regression]
+    said = ", ".join(f"{each.name} +{each.head - each.base}" for each in grown)
+    return replace(invalid(f"The head needs more by count: {said}."), verdict="regression") if grown else None
+
+
 def _is_regression(name: str, base: int, head: int) -> bool:
     slack = 0.0 if name.startswith(NO_SLACK) else COUNT_SLACK
     return head > base * (1 + slack)
 
 
-def _plain(block: Block) -> dict[str, Any]:
-    return asdict(block) | {"readings": dict(block.readings), "problems": dict(block.problems)}
+def block_timeout_s(block_s: float) -> float:
+    """After which a block that should take so long is taken for hung."""
+    return max(BLOCK_TIMEOUT_S, _SLOWEST_BLOCK * block_s)
+
+
+def timed_block(side: Side, block: Block) -> TimedBlock:
+    """A block for the document."""
+    fields: dict[str, Any] = asdict(block) | {"readings": dict(block.readings), "problems": dict(block.problems)}
+    return TimedBlock(side=side, **fields)
 
 
 def _side(facts: Facts | None) -> SideFacts | None:

@@ -37,7 +37,7 @@ WORKING_TREE = "working tree"
 # The least that the gate's worker imports; what a version lacks, it cannot be asked.
 NEEDED_FILES = ("bench/catalog.py", "bench/training/step.py", "models/_spec.py")
 _DEFAULT_BRANCHES = ("origin/HEAD", "origin/main", "origin/master", "main", "master")
-_CODE = ("bench", "models")
+CODE = ("bench", "models")
 # Set where git itself has started us (a hook), and they would lead every command below astray.
 _INHERITED = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -105,8 +105,8 @@ def checked_out(*, base: str | None = None, head: str | None = None, start: Path
             gets to end it. Later signals are ignored until all is tidied up.
     """
     with ExitStack() as undo:
-        ignore_signals = undo.enter_context(_stopped_by_signals())
-        repository = _Repository(start or Path.cwd())
+        ignore_signals = undo.enter_context(stopped_by_signals())
+        repository = Repository(start or Path.cwd())
         head_commit = repository.commit(head, "--head") if head is not None else repository.commit("HEAD", "--head")
         is_dirty = repository.is_dirty()
         if base is None:
@@ -126,13 +126,14 @@ def checked_out(*, base: str | None = None, head: str | None = None, start: Path
             repository.add_worktree(folder / "head", head_commit)
         notes = ["uncommitted changes are not part of --head " + head] if head is not None and is_dirty else []
         yield Checkouts(
-            base=_version("base", base, base_commit, folder / "base", is_dirty=False),
-            head=_version("head", head or WORKING_TREE, head_commit, folder / "head", is_dirty=is_dirty and not head),
+            base=version_of("base", base, base_commit, folder / "base", is_dirty=False),
+            head=version_of("head", head or WORKING_TREE, head_commit, folder / "head", is_dirty=is_dirty and not head),
             notes=tuple(notes),
         )
 
 
-def _version(side: Side, asked: str, commit: str, folder: Path, *, is_dirty: bool) -> Version:
+def version_of(side: Side, asked: str, commit: str, folder: Path, *, is_dirty: bool) -> Version:
+    """What lies in the folder."""
     return Version(
         side=side, asked=asked, commit=commit, is_dirty=is_dirty, folder=folder, code_hash=code_hash_of(folder)
     )
@@ -140,7 +141,7 @@ def _version(side: Side, asked: str, commit: str, folder: Path, *, is_dirty: boo
 
 def code_hash_of(folder: Path) -> str:
     """SHA-256 over names and bytes of what lies under `bench/` and `models/`, byte code left out."""
-    files = (path for part in _CODE for path in (folder / part).rglob("*") if path.is_file())
+    files = (path for part in CODE for path in (folder / part).rglob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in sorted(files):
         if path.suffix != ".pyc":
@@ -148,7 +149,7 @@ def code_hash_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class _Repository:
+class Repository:
     """The user's repository, read by git; nothing in it changes but the list of worktrees."""
 
     def __init__(self, start: Path) -> None:
@@ -156,7 +157,7 @@ class _Repository:
         if self._git is None:
             raise GateError("bench gate compares two versions with git, and there is no git here: install it.")
         self._folder = start
-        found = self._run("rev-parse", "--show-toplevel")
+        found = self.run("rev-parse", "--show-toplevel")
         if found.returncode:
             raise UsageError(
                 f"bench gate cannot use '{start}': {_reason(found)}; run it inside a clone of the project."
@@ -165,43 +166,44 @@ class _Repository:
 
     def commit(self, ref: str, option: str) -> str:
         """The commit that a ref means. Raises UsageError, or GateError where the clone is shallow."""
-        found = "" if ref.startswith("-") else self._resolved(ref)
+        found = "" if ref.startswith("-") else self.resolved(ref)
         if found:
             return found
-        if self._is_shallow():
+        if self.is_shallow():
             raise GateError(f"{option} {ref} is not in this clone, and {_UNSHALLOW}.")
         raise UsageError(f"{option} '{ref}' is no commit, branch or tag of this repository; `git fetch` may bring it.")
 
     def default_base(self, head: str, *, has_changes: bool) -> tuple[str, str]:
         """(commit, what it is) that head is compared with where nobody says it. Raises UsageError or GateError."""
-        found = {each: self._resolved(each) for each in _DEFAULT_BRANCHES}
+        found = {each: self.resolved(each) for each in _DEFAULT_BRANCHES}
         branch = next((each for each in _DEFAULT_BRANCHES if found[each]), None)
-        merge_base = "" if branch is None else self._run("merge-base", head, found[branch]).stdout.strip()
+        merge_base = "" if branch is None else self.run("merge-base", head, found[branch]).stdout.strip()
         if merge_base and (merge_base != head or has_changes):
             return merge_base, f"merge base with {branch}"
         if branch is not None and not merge_base:
             self._refuse_shallow(f"the commit where head left {branch}")
             raise UsageError(f"--base is not given, and head shares no history with {branch}; give --base REF.")
-        parent = self._resolved(f"{head}^")
+        parent = self.resolved(f"{head}^")
         if parent:
             return parent, "parent of head"
         self._refuse_shallow("the parent of head")
         raise UsageError("--base is not given, and head is the first commit; give --base REF.")
 
-    def _resolved(self, ref: str) -> str:
+    def resolved(self, ref: str) -> str:
         """The commit's hash, or nothing."""
-        return self._run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").stdout.strip()
+        return self.run("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").stdout.strip()
 
     def _refuse_shallow(self, missing: str) -> None:
-        if self._is_shallow():
+        if self.is_shallow():
             raise GateError(f"--base is not given, {missing} is not in this clone, and {_UNSHALLOW}.")
 
-    def _is_shallow(self) -> bool:
-        return self._run("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+    def is_shallow(self) -> bool:
+        """Whether older commits were never fetched."""
+        return self.run("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
 
-    def is_dirty(self) -> bool:
-        """Whether the working tree differs from HEAD in a file that git tracks or would offer to track."""
-        return bool(self._asked("status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=all").strip())
+    def is_dirty(self, *below: str) -> bool:
+        """Whether the working tree, or what lies below, differs from HEAD in a file that git tracks or would track."""
+        return bool(self._asked("status", "--porcelain", "-unormal", "--ignore-submodules=all", "--", *below).strip())
 
     def check_files(self, commit: str, name: str) -> None:
         """Raises GateError where the commit has not what the worker imports."""
@@ -221,7 +223,7 @@ class _Repository:
     def remove_worktrees(self, folders: list[Path]) -> None:
         """Those of ours and no others: `prune` would also forget a worktree on a disk that is not mounted now."""
         for folder in folders:
-            self._run("worktree", "remove", "--force", str(folder))
+            self.run("worktree", "remove", "--force", str(folder))
 
     def copy_working_tree(self, folder: Path) -> None:
         """Every file that git tracks or would offer to track; a link stays a link. Raises GateError: disk full."""
@@ -240,12 +242,13 @@ class _Repository:
 
     def _asked(self, *arguments: str) -> str:
         """What git answers. Raises GateError with git's own last line."""
-        done = self._run(*arguments)
+        done = self.run(*arguments)
         if done.returncode:
             raise GateError(f"`git {' '.join(arguments[:4])} …` failed in '{self._folder}': {_reason(done)}.")
         return done.stdout
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A git command in the repository, whatever its exit code. Raises GateError: git cannot be run."""
         assert self._git is not None
         environment = {name: value for name, value in os.environ.items() if name not in _INHERITED}
         try:
@@ -270,7 +273,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], None]]:
+def stopped_by_signals() -> Iterator[Callable[[], None]]:
     """The first signal raises InterruptedRunError, later ones do nothing; gives what makes even a first one harmless.
 
     A signal that is ignored already stays so (nohup); outside the main thread, where Python cannot, none is caught.

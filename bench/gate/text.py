@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 from bench.gate.decide import Verdict
 from bench.gate.noise import POWER
-from bench.gate.outcome import TIME, DecisionOutcome, GateOutcome, GateVersion, WorkloadOutcome
+from bench.gate.outcome import TIME, DecisionOutcome, ExactChange, GateOutcome, GateVersion, WorkloadOutcome
 from bench.notation import (
     UNKNOWN,
     format_quantity,
@@ -33,10 +34,10 @@ SENTENCES: dict[Verdict, str] = {
     "inconclusive": "Not decided: a slowdown is neither shown nor ruled out.",
     "invalid": "Nothing can be compared.",
 }
-_SIGNS: dict[Verdict, str] = {"ok": "✅", "improved": "🚀", "regression": "❌", "inconclusive": "❔", "invalid": "⛔"}
+SIGNS: dict[Verdict, str] = {"ok": "✅", "improved": "🚀", "regression": "❌", "inconclusive": "❔", "invalid": "⛔"}
 _HEADER = ("workload", "verdict", "base", "head", "head / base", "counts from", "would have seen", "pairs")
-_NAME_CHARS = 60
-_REASON_CHARS = 600
+NAME_CHARS = 60
+REASON_CHARS = 600
 _MAX_CHANGES = 30
 _AUTOLINK = re.compile(r"(@|#|GH-|://|www\.)", re.IGNORECASE)
 
@@ -50,14 +51,14 @@ HOW_TO_READ = f"""\
 
 def gate_text(outcome: GateOutcome) -> str:
     """The table, a line for each reason and note, and the verdict last."""
-    lines = _aligned([_HEADER, *(_cells(each, decision) for each, decision in _decisions(outcome))])
+    lines = aligned([_HEADER, *(_cells(each, decision) for each, decision in _decisions(outcome))])
     lines.insert(1, "─" * max(map(len, lines)))
     lines.append("")
     for each, decision in _decisions(outcome):
-        lines.append(f"{_label(each, decision)}: {shortened(plain(decision.reason), _REASON_CHARS)}")
+        lines.append(f"{_label(each, decision)}: {shortened(plain(decision.reason), REASON_CHARS)}")
     for each in outcome.workloads:
-        lines += [f"{plain(each.name)}: {text}" for text in _changes(each)]
-    lines += [f"Note: {shortened(plain(note), _REASON_CHARS)}" for note in outcome.notes]
+        lines += [f"{plain(each.name)}: {text}" for text in count_lines(each)]
+    lines += [f"Note: {shortened(plain(note), REASON_CHARS)}" for note in outcome.notes]
     lines += ["", _spent(outcome), f"{outcome.verdict}: {SENTENCES[outcome.verdict]} (exit code {outcome.exit_code})"]
     return "\n".join(lines)
 
@@ -66,16 +67,16 @@ def gate_markdown(outcome: GateOutcome) -> str:
     """The same for GitHub and GitLab; it begins with MARKER and ends with a newline."""
     rows = [[inert(cell) for cell in _cells(each, decision)] for each, decision in _decisions(outcome)]
     reasons = [
-        f"{inert(_label(each, decision))}: {inert(shortened(decision.reason, _REASON_CHARS))}"
+        f"{inert(_label(each, decision))}: {inert(shortened(decision.reason, REASON_CHARS))}"
         for each, decision in _decisions(outcome)
     ]
-    changes = [f"{inert(each.name)}: {inert(text)}" for each in outcome.workloads for text in _changes(each)]
-    notes = [inert(shortened(note, _REASON_CHARS)) for note in outcome.notes]
+    changes = [f"{inert(each.name)}: {inert(text)}" for each in outcome.workloads for text in count_lines(each)]
+    notes = [inert(shortened(note, REASON_CHARS)) for note in outcome.notes]
     compared = f"{inert(_version(outcome.head))} against {inert(_version(outcome.base))}"
     machine = f"{outcome.machine.cpu}, {outcome.machine.num_cpu_cores} cores, {outcome.device}, torch "
     machine += f"{outcome.machine.torch}, threads per worker: {outcome.num_threads}. {_spent(outcome)}"
     parts = [
-        f"{MARKER}\n### {_SIGNS[outcome.verdict]} bench gate: {outcome.verdict}",
+        f"{MARKER}\n### {SIGNS[outcome.verdict]} bench gate: {outcome.verdict}",
         f"{SENTENCES[outcome.verdict]} Head {compared}.",
         markdown_table(_HEADER, rows, num_left=2),
         markdown_bullets(reasons),
@@ -100,12 +101,12 @@ def _cells(each: WorkloadOutcome, decision: DecisionOutcome) -> list[str]:
     figures = [each.per_unit(decision.figure, side) for side in ("base", "head")] if is_timed else [None, None]
     unit = f" {'s' if decision.figure == TIME else 'J'}/{plain(each.unit)}" if is_timed else ""
     return [
-        shortened(_label(each, decision), _NAME_CHARS),
+        shortened(_label(each, decision), NAME_CHARS),
         decision.verdict,
         *(f"{format_quantity(figure)}{unit}" for figure in figures),
-        _ratio(decision),
-        _percent(decision.threshold),
-        _percent(decision.smallest_detectable),
+        ratio_cell(decision),
+        percent(decision.threshold),
+        percent(decision.smallest_detectable),
         str(decision.num_pairs) if decision.num_pairs else UNKNOWN,
     ]
 
@@ -115,7 +116,8 @@ def _label(each: WorkloadOutcome, decision: DecisionOutcome) -> str:
     return plain(each.name if decision.figure == TIME else f"{each.name}, {decision.figure}")
 
 
-def _ratio(decision: DecisionOutcome) -> str:
+def ratio_cell(decision: DecisionOutcome) -> str:
+    """`1.051 [1.039, 1.064]`."""
     ratio = decision.ratio
     if ratio.value is None:
         return UNKNOWN
@@ -123,11 +125,24 @@ def _ratio(decision: DecisionOutcome) -> str:
     return f"{ratio.value:.3f}{interval}"
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """`3.0%`."""
     return UNKNOWN if share is None else f"{share:.1%}"
 
 
-def _changes(each: WorkloadOutcome) -> list[str]:
+class Counted(Protocol):
+    """A workload whose counts were compared."""
+
+    @property
+    def exact_changes(self) -> tuple[ExactChange, ...]:
+        """The counts that differ."""
+
+    @property
+    def not_counted(self) -> dict[str, str]:
+        """Count → why it is not compared."""
+
+
+def count_lines(each: Counted) -> list[str]:
     """One line per count that differs, and one for those that could not be compared."""
     lines = []
     for change in each.exact_changes[:_MAX_CHANGES]:
@@ -142,7 +157,7 @@ def _changes(each: WorkloadOutcome) -> list[str]:
 
 def _version(version: GateVersion) -> str:
     changes = " with uncommitted changes" if version.is_dirty else ""
-    return f"{shortened(plain(version.asked), _NAME_CHARS)} ({version.commit[:10]}{changes})"
+    return f"{shortened(plain(version.asked), NAME_CHARS)} ({version.commit[:10]}{changes})"
 
 
 def _spent(outcome: GateOutcome) -> str:
@@ -154,7 +169,8 @@ def _spent(outcome: GateOutcome) -> str:
     return f"{whole}; the gate itself used {own}."
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table for a terminal: the first two columns flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
