@@ -10,12 +10,14 @@ from PIL import Image
 
 from bench.cli import main
 from bench.errors import MissingDataError
+from bench.gate.checkout import GateError
 from bench.notation import format_quantity
 from bench.store import load_all
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    bench ")]
+GATES = [command for command in COMMANDS if command.startswith("bench gate")]
 TARGETS = re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE)
 
 
@@ -49,7 +51,7 @@ def test_the_two_first_commands_are_make_demo_and_make_test():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*GATES}))
 def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, photos, monkeypatch):
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "data"))
     words = [{"path/to/my_gan.py": str(small_gan)}.get(word, word) for word in shlex.split(command)[1:]]
@@ -86,6 +88,14 @@ def test_a_command_of_the_readme_runs(command, capsys, tmp_path, small_gan, phot
         for slow in ("calibrate", "overhead"):  # minutes; what they do is tested where it is done
             monkeypatch.setattr(f"bench.listing.{slow}", lambda *_, name=slow: f"{name}: done")
         assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", GATES)
+def test_a_gate_of_the_readme_is_asked(command, capsys, tmp_path, monkeypatch):
+    for slow in ("gate.gate", "history.history_gate", "selftest.self_test"):  # minutes; tested where they are
+        monkeypatch.setattr(f"bench.gate.{slow}", lambda *_, **__: (_ for _ in ()).throw(GateError("it was asked")))
+    assert main([*shlex.split(command)[1:], "--results", str(tmp_path)]) == 4
+    assert "it was asked" in capsys.readouterr().err
 
 
 def test_the_table_of_the_readme_is_what_the_committed_records_say():
