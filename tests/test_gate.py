@@ -220,7 +220,9 @@ def test_a_budget_without_room_is_inconclusive_at_once_and_says_how_much_it_take
     machine = Machine()
     outcome = machine.gate(budget_s=20.0)
     assert (outcome.verdict, outcome.exit_code) == ("inconclusive", 3)
-    assert re.search(r"no room for 12 pairs a round, which need \d+ s: raise --budget", only(outcome).reason)
+    assert re.search(
+        r"\d+ s of the budget are left and 12 pairs a round need \d+ s: raise --budget", only(outcome).reason
+    )
     assert machine.blocks == []
 
 

@@ -341,7 +341,9 @@ def test_the_budget_bounds_all(settled, budget_s, slowdown):
 def test_a_budget_without_room_is_inconclusive_at_once_and_says_how_much_it_takes(settled):
     point = settled.measure(8, budget_s=12.0)
     assert point.exit_code == 3 and settled.machine.blocks == []
-    assert re.search(r"no room for 3 starts with 4 blocks each .* need \d+ s: raise --budget", only(point).reason)
+    assert re.search(
+        r"of the budget are left, and 3 starts with 4 blocks each .* need \d+ s: raise --budget", only(point).reason
+    )
     assert settled.measure(9).workloads[0].levels[0].num_earlier == 8  # it is no point
 
 

@@ -50,8 +50,8 @@ def plan_points(budget_s: float, *, block_s: float, start_s: float) -> PointPlan
             )
     needed_s = len(ROUNDS) * num_restarts * (start_s + least * block_s)
     reason = (
-        f"the budget of {budget_s:.0f} s has no room for {num_restarts} starts with {least} blocks each and for "
-        f"confirming them, which need {needed_s:.0f} s"
+        f"{budget_s:.0f} s of the budget are left, and {num_restarts} starts with {least} blocks each and confirming "
+        f"them need {needed_s:.0f} s"
     )
     return PointPlan(
         num_restarts=0, blocks_per_restart=0, block_s=block_s, start_s=start_s, duration_s=needed_s, reason=reason

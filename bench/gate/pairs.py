@@ -165,7 +165,7 @@ def plan_rounds(budget_s: float, *, block_s: float, start_s: float, max_pairs: i
             return Plan(num_restarts=num_restarts, pairs_per_restart=pairs, duration_s=duration_s)
     least = MIN_PAIRS // MIN_RESTARTS
     needed_s = NUM_ROUNDS * MIN_RESTARTS * (start_s + 2 * block_s * least)
-    reason = f"the budget of {budget_s:.0f} s has no room for {MIN_PAIRS} pairs a round, which need {needed_s:.0f} s"
+    reason = f"{budget_s:.0f} s of the budget are left and {MIN_PAIRS} pairs a round need {needed_s:.0f} s"
     return Plan(num_restarts=0, pairs_per_restart=0, duration_s=needed_s, reason=reason)
 
 
