@@ -1,6 +1,7 @@
 """Shared fixtures: a model file small enough to train inside a test, lying outside the project as a user's would."""
 
 import os
+import signal
 import textwrap
 
 # Before torch is loaded, here and in the commands that tests start: one thread each, so that a test's time does not
@@ -8,6 +9,12 @@ import textwrap
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+# A shell starts a job in the background with SIGINT ignored, nohup with SIGHUP. The commands that tests start would
+# inherit that, rightly stay deaf to it, and a test that interrupts one would wait forever.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 SMALL_GAN = '''
 """A GAN of a few thousand parameters, for tests."""
