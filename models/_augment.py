@@ -12,6 +12,13 @@ The code is ours. One random draw per image and function:
 * translation: by a whole number of pixels, uniform up to ±1/8 of each side (rounded half up); zeros come in.
 * cutout: a square of half the side, its centre uniform over the image, is set to zero; it may stick out of the image.
 
+Two are ours, for discriminators whose batch norm hides the contrast of a whole batch (LadaGAN's, whose layers before
+the first batch norm have no bias, so that images of half the contrast become the same features):
+
+* mild_color: as color, with saturation × U(0.5, 1.5) and contrast × U(0.75, 1.25), so that more of both is left to see.
+* bordered_translation: as translation, but black (-1) or white (1) comes in, one of the two per image. The border is a
+  level that no generator moves, and every contrast is seen beside it.
+
 Differences: the three colour functions are one expression, equal up to rounding. Derivatives of any order exist.
 """
 
@@ -29,7 +36,7 @@ def diff_augment(x: Tensor, policy: Sequence[str]) -> Tensor:
     Draws from torch's global generator of the images' device.
 
     Raises:
-        ValueError: a name that is not `color`, `translation` or `cutout`.
+        ValueError: a name that `AUGMENTATIONS` lacks.
     """
     for name in policy:
         if name not in AUGMENTATIONS:
@@ -46,11 +53,13 @@ def color(x: Tensor) -> Tensor:
     x₃ = k s x + k (1 - s) m + (1 - k) M + β.
     """
     brightness, saturation, contrast = torch.rand(3, x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
-    brightness, saturation, contrast = brightness - 0.5, saturation * 2, contrast + 0.5
-    pixel_mean = x.mean(dim=1, keepdim=True)  # [b, 1, h, w]
-    image_mean = pixel_mean.mean(dim=(2, 3), keepdim=True)  # [b, 1, 1, 1]
-    grey = contrast * (1 - saturation) * pixel_mean + ((1 - contrast) * image_mean + brightness)  # [b, 1, h, w]
-    return torch.addcmul(grey, x, contrast * saturation)
+    return _recoloured(x, brightness - 0.5, saturation * 2, contrast + 0.5)
+
+
+def mild_color(x: Tensor) -> Tensor:
+    """As `color`, with half the range of saturation and contrast."""
+    brightness, saturation, contrast = torch.rand(3, x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
+    return _recoloured(x, brightness - 0.5, saturation + 0.5, contrast * 0.5 + 0.75)
 
 
 def translation(x: Tensor) -> Tensor:
@@ -60,6 +69,12 @@ def translation(x: Tensor) -> Tensor:
     return x
 
 
+def bordered_translation(x: Tensor) -> Tensor:
+    """Shift images [b, c, h, w] in [-1, 1] as `translation` does, with a black or white border coming in."""
+    border = _uniform_int(x, 0, 1).to(x.dtype).mul(2).sub(1).view(-1, 1, 1, 1)
+    return translation(x - border) + border
+
+
 def cutout(x: Tensor) -> Tensor:
     """Set a square of half the side to zero in images [b, c, h, w]."""
     inside_rows, inside_columns = _inside_cut(x, 2), _inside_cut(x, 3)  # [b, h], [b, w]
@@ -67,7 +82,21 @@ def cutout(x: Tensor) -> Tensor:
     return x * keep.unsqueeze(1)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "color": color,
+    "mild_color": mild_color,
+    "translation": translation,
+    "bordered_translation": bordered_translation,
+    "cutout": cutout,
+}
+
+
+def _recoloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    """Images [b, c, h, w] and what is drawn for each, [b, 1, 1, 1]; see `color`."""
+    pixel_mean = x.mean(dim=1, keepdim=True)  # [b, 1, h, w]
+    image_mean = pixel_mean.mean(dim=(2, 3), keepdim=True)  # [b, 1, 1, 1]
+    grey = contrast * (1 - saturation) * pixel_mean + ((1 - contrast) * image_mean + brightness)  # [b, 1, h, w]
+    return torch.addcmul(grey, x, contrast * saturation)
 
 
 def _shifted(x: Tensor, dim: int, shift: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Hinge:
     """Hinge loss without a penalty; implements `models._spec.Objective`.
 
     Attributes:
-        augmentations: DiffAugment policy in order, from `color`, `translation`, `cutout`.
+        augmentations: DiffAugment policy in order, names of `models._augment.AUGMENTATIONS`.
     """
 
     augmentations: tuple[str, ...] = ()

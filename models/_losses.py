@@ -43,7 +43,7 @@ class NonSaturatingR1:
     Attributes:
         r1_weight: of E‖∇ Σ D(x)‖², without ½.
         r1_interval: R1 is taken in every so many steps, weighted by as much (lazy, arXiv 1912.04958, appendix B).
-        augmentations: DiffAugment policy in order, from `color`, `translation`, `cutout`.
+        augmentations: DiffAugment policy in order, names of `models._augment.AUGMENTATIONS`.
         bcr_real_weight, bcr_fake_weight: of the mean squared change of a logit under augmentation; 0 and 0 turn
             balanced consistency off, and with it on the losses see un-augmented images.
     """
@@ -118,7 +118,7 @@ class WassersteinGradientPenalty:
     Attributes:
         penalty_weight: λ of λ E(‖∇ D(x̂)‖ - 1)², x̂ uniform between a real and a generated image; 0 turns it off.
         drift_weight: ε of ε E D(x)², which keeps the critic's level near 0; 0 turns it off.
-        augmentations: DiffAugment policy in order, from `color`, `translation`, `cutout`.
+        augmentations: DiffAugment policy in order, names of `models._augment.AUGMENTATIONS`.
     """
 
     penalty_weight: float = 10.0

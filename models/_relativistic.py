@@ -39,7 +39,7 @@ class RelativisticPairing:
         gamma: γ of γ/2 E‖∇ D‖² once the burn-in is over; 0 turns both penalties off.
         first_gamma: γ at step 0; None starts with `gamma`.
         num_burn_in_steps: steps until γ has come down from `first_gamma` to `gamma`.
-        augmentations: DiffAugment policy in order, from `color`, `translation`, `cutout`.
+        augmentations: DiffAugment policy in order, names of `models._augment.AUGMENTATIONS`.
     """
 
     gamma: float

@@ -236,7 +236,7 @@ class AugmentedConsistencyR1:
     Attributes:
         r1_weight: of E‖∇ Σ D(T(x))‖², without ½, pixels in [-1, 1].
         bcr_weight: of the mean squared change of a logit between two augmentations, real and generated alike; 0: off.
-        augmentations: DiffAugment policy in order, from `color`, `translation`, `cutout`.
+        augmentations: DiffAugment policy in order, names of `models._augment.AUGMENTATIONS`.
     """
 
     r1_weight: float

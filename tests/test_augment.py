@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import _augment
-from models._augment import color, cutout, diff_augment, translation
+from models._augment import bordered_translation, color, cutout, diff_augment, mild_color, translation
 
-ALL = ("color", "translation", "cutout")
+ALL = ("color", "mild_color", "translation", "bordered_translation", "cutout")
 POLICIES = [(), *((name,) for name in ALL), ALL]
 
 
@@ -32,7 +32,7 @@ def test_empty_policy_is_the_identity():
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="Unknown augmentation 'flip'; known: color, translation, cutout"):
+    with pytest.raises(ValueError, match="Unknown augmentation 'flip'; known: color, mild_color, translation, "):
         diff_augment(images(), ("color", "flip"))
 
 
@@ -64,17 +64,18 @@ def test_one_image_does_not_change_what_happens_to_another(policy):
     torch.testing.assert_close(diff_augment(changed, policy)[1:], y[1:])
 
 
-def test_color_equals_brightness_then_saturation_then_contrast():
+@pytest.mark.parametrize(("augment", "saturation_reach", "contrast_reach"), [(color, 1, 0.5), (mild_color, 0.5, 0.25)])
+def test_color_equals_brightness_then_saturation_then_contrast(augment, saturation_reach, contrast_reach):
     x = images(dtype=torch.float64)
     torch.manual_seed(7)
-    y = color(x)
+    y = augment(x)
     torch.manual_seed(7)
     brightness, saturation, contrast = torch.rand(3, x.shape[0], 1, 1, 1, dtype=x.dtype)
     expected = x + (brightness - 0.5)
     mean = expected.mean(dim=1, keepdim=True)
-    expected = (expected - mean) * (saturation * 2) + mean
+    expected = (expected - mean) * (1 + saturation_reach * (2 * saturation - 1)) + mean
     mean = expected.mean(dim=(1, 2, 3), keepdim=True)
-    expected = (expected - mean) * (contrast + 0.5) + mean
+    expected = (expected - mean) * (1 + contrast_reach * (2 * contrast - 1)) + mean
     torch.testing.assert_close(y, expected)
 
 
@@ -99,6 +100,48 @@ def test_translation_is_a_pure_shift_that_brings_zeros_in(h, w, seed):
             wide[:, top : top + h, left : left + w] for top in range(2 * limit_h + 1) for left in range(2 * limit_w + 1)
         ]
         assert any(torch.equal(one, shift) for shift in shifts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(4, 24), st.integers(4, 24), st.integers(0, 99))
+def test_bordered_translation_is_a_shift_that_brings_black_or_white_in(h, w, seed):
+    torch.manual_seed(seed)
+    x = torch.rand(4, 3, h, w, dtype=torch.float64) * 1.8 - 0.9  # neither black nor white of its own
+    y = bordered_translation(x)
+    limit_h, limit_w = int(h / 8 + 0.5), int(w / 8 + 0.5)
+    shifts = [(top, left) for top in range(2 * limit_h + 1) for left in range(2 * limit_w + 1)]
+    for one, before in zip(y, x, strict=True):
+        wide = [
+            torch.nn.functional.pad(before, (limit_w, limit_w, limit_h, limit_h), value=level) for level in (-1.0, 1.0)
+        ]
+        assert any(
+            torch.allclose(one, each[:, top : top + h, left : left + w], rtol=0, atol=1e-12)
+            for each in wide
+            for top, left in shifts
+        )
+
+
+def test_bordered_translation_brings_black_and_white_in_equally_often():
+    y = bordered_translation(torch.zeros(4096, 1, 8, 8)).flatten(1).sum(1).sign()
+    num_black, num_moved = int((y < 0).sum()), int((y != 0).sum())
+    num_expected = 4096 * 8 / 9  # by up to one pixel: one shift of nine is none
+    assert num_moved == pytest.approx(num_expected, abs=5 * (num_expected / 9) ** 0.5)
+    assert num_black == pytest.approx(num_moved / 2, abs=2.5 * num_moved**0.5)
+
+
+def test_a_border_tells_what_contrast_batch_norm_hides():
+    """Its reason: halved images give batch norm the same features, unless something of full contrast is there."""
+    x = images()
+    norm = torch.nn.BatchNorm2d(3, eps=1e-12, affine=False)
+
+    def difference(augment):
+        torch.manual_seed(2)
+        full = norm(augment(x))
+        torch.manual_seed(2)
+        return (norm(augment(x / 2)) - full).abs().max()
+
+    assert difference(translation) < 1e-5
+    assert difference(bordered_translation) > 0.1
 
 
 def test_translation_reaches_every_shift_up_to_an_eighth_equally_often():
@@ -157,4 +200,11 @@ def test_first_and_second_derivatives_are_right(policy):
 
 
 def test_every_augmentation_has_the_name_a_policy_uses():
-    assert {"color": color, "translation": translation, "cutout": cutout} == _augment.AUGMENTATIONS
+    by_name = {
+        "color": color,
+        "mild_color": mild_color,
+        "translation": translation,
+        "bordered_translation": bordered_translation,
+        "cutout": cutout,
+    }
+    assert by_name == _augment.AUGMENTATIONS
