@@ -401,7 +401,16 @@ def test_other_data_sets_borrow_the_values_of_their_resolution_and_say_so(datase
 
 
 @pytest.mark.parametrize("resolution", list(SPEC.resolutions))
-def test_tiny_has_a_short_recipe_that_is_flagged_as_ours(resolution):
-    found = SPEC.recipe("scenes", resolution, "tiny")
+@pytest.mark.parametrize("dataset", ["scenes", "stacked-digits", "cifar10"])
+def test_tiny_has_a_short_recipe_that_is_flagged_as_ours(dataset, resolution):
+    found = SPEC.recipe(dataset, resolution, "tiny")
     assert found.source.startswith("ours")
     assert found.num_images <= 200_000
+
+
+def test_the_high_learning_rates_of_scenes_stay_with_scenes_at_32_px():
+    fast, *others = [
+        SPEC.recipe(dataset, resolution, "tiny") for dataset, resolution in [("scenes", 32), ("scenes", 64), ("x", 32)]
+    ]
+    assert all(fast.generator_lr > other.generator_lr for other in others)
+    assert others[0] == others[1]
